@@ -1,0 +1,345 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Coordinator decides who may run an operation. It is safe for concurrent use; one per process and
+// Redis is enough. Leases are renewed by one goroutine that lives while there are leases.
+type Coordinator struct {
+	*settings
+	rdb     redis.UniversalClient
+	cluster *redis.ClusterClient // the same, when it is one
+	namer   namer
+
+	random io.Reader                         // owners are drawn from it
+	jitter func(time.Duration) time.Duration // spreads pauses and renewals
+
+	base        context.Context // ends with Close
+	stop        context.CancelCauseFunc
+	starting    sync.Mutex     // guards background against a goroutine that starts while Close waits
+	background  sync.WaitGroup // goroutines that Close waits for
+	versionSeen atomic.Bool
+
+	renewer *renewer
+	rooms   *rooms
+	hub     *hub
+}
+
+// New checks the options and makes a coordinator on rdb: a *redis.Client (a Sentinel failover client is
+// one) or a *redis.ClusterClient. It touches no network and never closes rdb. A *redis.Ring is refused,
+// because it moves keys to another shard when one is down, and two callers would hold one key.
+func New(rdb redis.UniversalClient, opts ...Option) (*Coordinator, error) {
+	if v := reflect.ValueOf(rdb); rdb == nil || v.Kind() == reflect.Pointer && v.IsNil() {
+		return nil, fmt.Errorf("%w: the redis client is nil; give New a *redis.Client or a *redis.ClusterClient", ErrInvalid)
+	}
+	if _, ring := rdb.(*redis.Ring); ring {
+		return nil, fmt.Errorf("%w: *redis.Ring moves keys to another shard when one is down, which gives a key two holders; use *redis.ClusterClient", ErrInvalid)
+	}
+	s, err := newSettings(opts)
+	if err != nil {
+		return nil, err
+	}
+	c := &Coordinator{
+		settings: s, rdb: rdb, namer: namer{prefix: s.prefix, secret: s.secret},
+		random: rand.Reader, jitter: spread,
+	}
+	c.cluster, _ = rdb.(*redis.ClusterClient)
+	c.base, c.stop = context.WithCancelCause(context.Background())
+	c.renewer = newRenewer(c)
+	c.rooms = newRooms()
+	c.hub = newHub(c)
+	return c, nil
+}
+
+// spread takes up to a fifth off a pause, so that many processes do not act at the same moment.
+func spread(d time.Duration) time.Duration {
+	return d - mathrand.N(d/5+1)
+}
+
+// Close stops renewing and waiting; leases' contexts end with ErrClosed. Nothing is given back: a lease
+// that is still held ends by itself, so release first. It returns when the coordinator's goroutines have
+// ended, and may be called again.
+func (c *Coordinator) Close() error {
+	c.starting.Lock()
+	c.stop(ErrClosed)
+	c.starting.Unlock()
+	c.background.Wait()
+	return nil
+}
+
+func (c *Coordinator) closed() bool { return c.base.Err() != nil }
+
+// start runs fn beside the callers; Close waits for it. false after Close.
+func (c *Coordinator) start(fn func()) bool {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	if c.closed() {
+		return false
+	}
+	c.background.Go(fn)
+	return true
+}
+
+// tidyTime bounds what is done on behalf of a caller whose own context is over.
+const tidyTime = time.Second
+
+// tidy runs fn beside the callers for at most tidyTime; Close ends it. ctx gives values only.
+func (c *Coordinator) tidy(ctx context.Context, fn func(context.Context)) {
+	c.start(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+		defer cancel()
+		defer context.AfterFunc(c.base, cancel)()
+		fn(ctx)
+	})
+}
+
+// newOwner draws the id of one claim: 128 random bits in lower-case hex.
+func (c *Coordinator) newOwner() (string, error) {
+	var id [16]byte
+	if _, err := io.ReadFull(c.random, id[:]); err != nil {
+		return "", fmt.Errorf("%w: cannot draw an owner: %w", ErrUnavailable, err)
+	}
+	return hex.EncodeToString(id[:]), nil
+}
+
+func isOwner(id string) bool {
+	if len(id) != 32 {
+		return false
+	}
+	for i := 0; i < len(id); i++ {
+		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// Claim asks for the lease on key. A nil error always means: you hold the lease, you may work. Otherwise
+// the error says what there is instead: [CompletedError] with the stored result, [InProgressError],
+// ErrMismatch, ErrUncertain, ErrKeyExpired; or what went wrong: ErrUnknown, ErrUnavailable,
+// ErrNotReplicated, ErrInvalid, ErrCorrupt, ErrClosed. (P1, P2, P4, P5)
+func (c *Coordinator) Claim(ctx context.Context, key Key, opts ...ClaimOption) (lease *Lease, err error) {
+	ctx, end := c.begin(ctx, "claim", key)
+	defer func() { end(grantOutcome(lease, err), err) }()
+	q, err := c.newClaim(key, opts)
+	if err != nil {
+		return nil, err
+	}
+	lease, err = c.claim(ctx, q)
+	if q.wait > 0 && errors.Is(err, ErrInProgress) {
+		return c.claimWaiting(ctx, q, err)
+	}
+	return lease, err
+}
+
+func grantOutcome(lease *Lease, err error) string {
+	switch {
+	case err != nil:
+		return outcomeOf(err)
+	case lease.attempt > 1:
+		return "takeover"
+	}
+	return "granted"
+}
+
+// claim is one claim on its way: what was asked for, under which owner.
+type claim struct {
+	request
+	key   Key
+	names names
+
+	seen     view    // what was in the way
+	finished *record // what was found finished
+}
+
+func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
+	if c.closed() {
+		return nil, ErrClosed
+	}
+	if err := key.Validate(); err != nil {
+		return nil, err
+	}
+	r, err := c.request(opts)
+	if err != nil {
+		return nil, err
+	}
+	if r.owner == "" {
+		if r.owner, err = c.newOwner(); err != nil {
+			return nil, err
+		}
+	}
+	return &claim{request: r, key: key, names: c.namer.names(key)}, nil
+}
+
+func (c *Coordinator) claimCall(q *claim) *call {
+	length := q.length()
+	args := []any{q.owner, printOf(q.fingerprint), fmt.Sprintf("%012d", length.Milliseconds()), millis(q.lifetime), millis(c.retention)}
+	if q.quarantine || c.replicas > 0 || q.minToken > 0 || !q.issuedAt.IsZero() {
+		flags, issued := "", ""
+		if q.quarantine {
+			flags = "q"
+		}
+		if c.replicas > 0 {
+			flags += "w"
+		}
+		if !q.issuedAt.IsZero() {
+			issued = fmt.Sprint(q.issuedAt.UnixMilli())
+		}
+		args = append(args, flags, int64(q.minToken), issued)
+	}
+	return &call{script: claimScript, key: q.key, owner: q.owner, keys: q.names.keys(), args: args, durable: true}
+}
+
+// claim asks until the answer is not about an earlier owner of ours.
+func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	for {
+		k := c.claimCall(q)
+		c.run(ctx, k)
+		lease, over, err := c.claimed(ctx, q, k)
+		if !over {
+			return lease, err
+		}
+		if q.owner, err = c.newOwner(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// claimed turns a claim's reply into a lease or an error; over means that the claim's owner has had its
+// grant and lost it, so that another owner must ask.
+func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Lease, over bool, err error) {
+	if k.err != nil {
+		return nil, false, k.err
+	}
+	r := &k.reply
+	switch r.code {
+	case codeOK:
+		if k.unconfirmed {
+			return nil, false, c.unconfirmedClaim(ctx, q)
+		}
+		lease := c.newLease(ctx, q.key, q.names, &q.request, r)
+		if lease.expired() {
+			// It took so long that the lease is over before it began; holding on to it would only block the key.
+			return nil, true, c.giveBack(ctx, q.key, q.names, q.owner, true)
+		}
+		c.renewer.add(lease)
+		return lease, false, nil
+	case codeOver:
+		return nil, true, nil
+	case codeFinished:
+		q.finished = &r.rec
+		return nil, false, c.replayed(ctx, q.key, q.names, k)
+	case codeMismatch:
+		return nil, false, mismatch(q.key)
+	case codeInProgress:
+		q.seen = c.viewOf(r, q.names.record)
+		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.remaining(), Attempt: r.rec.attempt}
+	case codeBlocked:
+		q.seen = c.viewOf(r, q.names.fence)
+		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.remaining(), Attempt: int(r.number)}
+	case codeUncertain:
+		return nil, false, fmt.Errorf("%w: %s; find out what took place, then call Resolve", ErrUncertain, label(q.key))
+	case codeKeyExpired:
+		return nil, false, fmt.Errorf("%w: %s was made at %v, results are kept for %v; make a new key if the operation was not done", ErrKeyExpired, label(q.key), q.issuedAt.UTC(), c.retention)
+	case codeAhead:
+		what := "MinToken is more than a day"
+		if r.number == 8 {
+			what = "IssuedAt is more than an hour"
+		}
+		return nil, false, fmt.Errorf("%w: %s ahead of the server's clock; mend the clock that it came from", ErrInvalid, what)
+	}
+	return nil, false, unexpected(k)
+}
+
+// replayed is the error that carries a stored result; with replicas, one that they hold.
+func (c *Coordinator) replayed(ctx context.Context, key Key, n names, k *call) error {
+	rec := &k.reply.rec
+	if c.replicas > 0 && rec.mark == '0' {
+		if k.unconfirmed {
+			return fmt.Errorf("%w: %s has a result that a failover may lose; ask again", ErrNotReplicated, label(key))
+		}
+		c.run(ctx, &call{script: confirmScript, key: key, keys: []string{n.record}, args: []any{fmt.Sprintf("%s%016d", rec.owner, rec.token)}})
+	}
+	return &CompletedError{Key: key, Result: rec.result()}
+}
+
+// unconfirmedClaim gives back a grant that the replicas did not confirm; nobody worked under it.
+func (c *Coordinator) unconfirmedClaim(ctx context.Context, q *claim) error {
+	err := fmt.Errorf("%w: the claim of %s was given back; fewer than %d replicas answered within %v", ErrNotReplicated, label(q.key), c.replicas, c.replicaWait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	defer cancel()
+	return errors.Join(err, c.giveBack(ctx, q.key, q.names, q.owner, true))
+}
+
+// unexpected is the error for replies that have no case of their own.
+func unexpected(k *call) error {
+	if k.reply.code == codeSpent {
+		return fmt.Errorf("%w: no token is left below 2^53 for %s; the server's clock is beyond the year 2255, or a token was set by hand", ErrUnavailable, label(k.key))
+	}
+	return fmt.Errorf("%w: script %s answered the code %d out of place", ErrCorrupt, k.script.verb, k.reply.code)
+}
+
+// ClaimRequest is one element of [Coordinator.ClaimMany].
+type ClaimRequest struct {
+	Key     Key
+	Options []ClaimOption
+}
+
+// ClaimResult is what became of one [ClaimRequest]: a lease, or the error that Claim would return.
+type ClaimResult struct {
+	Lease *Lease
+	Err   error
+}
+
+// ClaimMany claims many keys in one round trip per node and returns the results in the same order. A key
+// that is asked for twice is granted once. Requests with [WaitUpTo] wait beside each other.
+func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []ClaimResult {
+	ctx, end := c.begin(ctx, "claim_many", Key{})
+	results := make([]ClaimResult, len(reqs))
+	claims := make([]*claim, len(reqs))
+	calls := make([]*call, len(reqs))
+	var out []*call
+	for i, req := range reqs {
+		q, err := c.newClaim(req.Key, req.Options)
+		if err != nil {
+			results[i].Err = err
+			continue
+		}
+		claims[i], calls[i] = q, c.claimCall(q)
+		out = append(out, calls[i])
+	}
+	if len(out) > 0 {
+		c.run(ctx, out...)
+	}
+	var waiting sync.WaitGroup
+	for i, k := range calls {
+		if k == nil {
+			continue
+		}
+		q, r := claims[i], &results[i]
+		var over bool
+		if r.Lease, over, r.Err = c.claimed(ctx, q, k); over {
+			r.Lease, r.Err = c.Claim(ctx, q.key, reqs[i].Options...)
+		} else if q.wait > 0 && errors.Is(r.Err, ErrInProgress) {
+			waiting.Go(func() { r.Lease, r.Err = c.claimWaiting(ctx, q, r.Err) })
+		}
+	}
+	waiting.Wait()
+	end("ok", nil)
+	return results
+}

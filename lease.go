@@ -1,0 +1,347 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Lease is the right to work on a key for a time. It is renewed until it is completed, failed, released
+// or lost, or reaches its maximum lifetime. Its methods are safe for concurrent use.
+type Lease struct {
+	c           *Coordinator
+	key         Key
+	names       names
+	grant       Grant
+	head        string
+	attempt     int
+	fingerprint []byte
+	checkpoint  []byte
+	lease       time.Duration
+	grace       time.Duration
+	manual      bool
+	ctx         context.Context
+	cancel      context.CancelCauseFunc
+	saving      chan struct{} // one checkpoint at a time
+
+	mu          sync.Mutex
+	sent        time.Time     // when the copy went out that the deadline rests on
+	deadline    time.Time     // local, monotonic
+	end         time.Duration // the server's, as last confirmed
+	maximum     time.Duration // the end that no renewal passes
+	sequence    int64         // of the last checkpoint
+	completed   bool
+	completedAt time.Time
+	finishing   int // completions and releases under way: a renewal that finds the record ended is no loss
+
+	renewal // the renewer's, under its lock
+}
+
+type grantKey struct{}
+
+// newLease makes a lease of a reply that confirmed its grant.
+func (c *Coordinator) newLease(ctx context.Context, key Key, n names, q *request, r *reply) *Lease {
+	g := Grant{Token: r.rec.token, Owner: r.rec.owner}
+	l := &Lease{
+		c: c, key: key, names: n, grant: g, head: head(g), attempt: r.rec.attempt, fingerprint: r.rec.fingerprint,
+		lease: q.lease, grace: q.grace, manual: q.manual, saving: make(chan struct{}, 1), sequence: r.rec.sequence,
+		maximum: r.rec.maximum,
+	}
+	if r.rec.checkpointed {
+		l.checkpoint = r.rec.data
+	}
+	l.ctx, l.cancel = context.WithCancelCause(ContextWithGrant(context.WithoutCancel(ctx), g))
+	l.confirm(r)
+	return l
+}
+
+// confirm moves the deadline to what a reply of Redis allows: a grace before the stored end, counted from
+// before the copy that was answered went out, and never later than one lease from then (P6).
+func (l *Lease) confirm(r *reply) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.sent.Before(l.sent) {
+		return // an older copy's answer came late
+	}
+	l.sent, l.end = r.sent, r.rec.end
+	l.deadline = r.sent.Add(min(l.lease, r.remaining()-l.grace))
+}
+
+func (l *Lease) expired() bool { return !time.Now().Before(l.Deadline()) }
+
+// Key returns what was claimed.
+func (l *Lease) Key() Key { return l.key }
+
+// Token returns the fencing token: greater than every token granted on the key, or its resource, before (P2).
+func (l *Lease) Token() Token { return l.grant.Token }
+
+// Grant returns the proof of the grant, for [Coordinator.Fence] and for other processes.
+func (l *Lease) Grant() Grant { return l.grant }
+
+// Attempt returns 1 for the first run of the operation, more after a release or a takeover.
+func (l *Lease) Attempt() int { return l.attempt }
+
+// Checkpoint returns what an earlier attempt last saved, the caller's own copy; nil when there is none.
+func (l *Lease) Checkpoint() []byte { return bytes.Clone(l.checkpoint) }
+
+// Context has the values of the claim's context, but not its cancellation, and carries the grant. It ends
+// with the cause ErrLeaseLost before the lease's end can let anyone else in (P6), with ErrClosed on Close,
+// and with context.Canceled after Complete, Fail or Release.
+func (l *Lease) Context() context.Context { return l.ctx }
+
+// Deadline returns when the context ends unless the lease is renewed before.
+func (l *Lease) Deadline() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.deadline
+}
+
+// Renew prolongs the lease by one lease from now, up to its maximum lifetime. Needed with [ManualRenewal] only.
+// ErrLeaseLost, ErrStaleToken: the lease is over. ErrNotReplicated: the deadline has not moved; try again.
+func (l *Lease) Renew(ctx context.Context) (err error) {
+	ctx, end := l.c.begin(ctx, "renew", l.key)
+	defer func() { end(outcomeOf(err), err) }()
+	if l.lost() {
+		return l.lostError()
+	}
+	k := l.renewCall(false)
+	l.c.run(ctx, k)
+	return l.renewed(k)
+}
+
+func (l *Lease) renewCall(whole bool) *call {
+	args := []any{l.head, millis(l.lease + l.grace), millis(l.c.retention)}
+	if whole {
+		args = append(args, "1")
+	}
+	return l.call(renewScript, args...)
+}
+
+func (l *Lease) call(s *script, args ...any) *call {
+	return &call{script: s, key: l.key, owner: l.grant.Owner, keys: l.names.keys(), args: args, durable: s == renewScript || s == completeScript}
+}
+
+// renewed takes a renewal's reply: it moves the deadline, or ends the lease.
+func (l *Lease) renewed(k *call) error {
+	switch {
+	case k.err != nil:
+		return k.err
+	case k.reply.code == codeOK && k.unconfirmed:
+		return fmt.Errorf("%w: renewal of %s; the deadline has not moved, renew again", ErrNotReplicated, label(l.key))
+	case k.reply.code == codeOK:
+		l.confirm(&k.reply)
+		l.c.renewer.reschedule(l)
+		return nil
+	}
+	return l.refused(k)
+}
+
+// refused is the error for a reply that says that the grant is not the current one. The lease is over then,
+// unless a completion or release of this very lease is under way, which explains it.
+func (l *Lease) refused(k *call) error {
+	switch k.reply.code {
+	case codeLost:
+		l.lose()
+		return l.lostError()
+	case codeStale:
+		l.lose()
+		return &StaleTokenError{Key: l.key, Token: l.grant.Token, Current: k.reply.rec.token}
+	}
+	return unexpected(k)
+}
+
+func (l *Lease) lostError() error {
+	if errors.Is(context.Cause(l.ctx), ErrClosed) {
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: %s, token %d; stop this work", ErrLeaseLost, label(l.key), l.grant.Token)
+}
+
+func (l *Lease) lost() bool {
+	cause := context.Cause(l.ctx)
+	return errors.Is(cause, ErrLeaseLost) || errors.Is(cause, ErrClosed)
+}
+
+// lose ends the lease's context, unless the lease is just being finished.
+func (l *Lease) lose() {
+	l.mu.Lock()
+	finishing := l.finishing > 0
+	l.mu.Unlock()
+	if finishing && !l.expired() {
+		return
+	}
+	l.finish(ErrLeaseLost)
+}
+
+// finish ends the lease's context with a cause, nil for a good end, and its renewal.
+func (l *Lease) finish(cause error) {
+	if cause == ErrLeaseLost && l.ctx.Err() == nil {
+		l.c.observer.Note(Event{Op: "lease", Outcome: "lost", Key: l.key, Err: cause, Count: 1})
+	}
+	l.cancel(cause)
+	l.c.renewer.remove(l)
+}
+
+// SaveCheckpoint keeps data, at most [WithMaxPayload] bytes, for the attempt that may follow this one;
+// each replaces the one before. ErrStaleToken: the grant is not current, or another holder of it saved later.
+func (l *Lease) SaveCheckpoint(ctx context.Context, data []byte) (err error) {
+	ctx, end := l.c.begin(ctx, "checkpoint", l.key)
+	defer func() { end(outcomeOf(err), err) }()
+	if err := l.c.fits("checkpoint", data); err != nil {
+		return err
+	}
+	ctx, cancel := l.c.bound(ctx)
+	defer cancel()
+	select {
+	case l.saving <- struct{}{}:
+		defer func() { <-l.saving }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: another checkpoint of %s is under way: %w", ErrUnavailable, label(l.key), context.Cause(ctx))
+	}
+	l.mu.Lock()
+	l.sequence++
+	sequence := l.sequence
+	l.mu.Unlock()
+	k := l.call(checkpointScript, l.head, fmt.Sprintf("%010d", sequence), data)
+	l.c.run(ctx, k)
+	switch {
+	case k.err != nil:
+		return k.err
+	case k.reply.code == codeOK:
+		return nil
+	case k.reply.code == codeStale && k.reply.rec.state == stateInProgress && k.reply.rec.owner == l.grant.Owner:
+		// Still ours: a process that resumed the grant has saved a later one.
+		return &StaleTokenError{Key: l.key, Token: l.grant.Token, Current: k.reply.rec.token}
+	}
+	return l.refused(k)
+}
+
+type completion struct {
+	retention time.Duration
+}
+
+// CompleteOption configures [Lease.Complete] and [Lease.Fail].
+type CompleteOption func(*Coordinator, *completion) error
+
+// RetainFor keeps this result for d instead of [WithRetention]'s time: at least the coordinator's maximum
+// lifetime and its grace, so that no holder of an older grant outlives it.
+func RetainFor(d time.Duration) CompleteOption {
+	return func(c *Coordinator, o *completion) error {
+		if least := c.leastRetention(); d < least || d > longest {
+			return fmt.Errorf("%w: RetainFor takes %v (the maximum lifetime and its grace) to %v, not %v", ErrInvalid, least, longest, d)
+		}
+		o.retention = d
+		return nil
+	}
+}
+
+// Complete stores result, at most [WithMaxPayload] bytes, and ends the lease. Again with the same bytes:
+// nil; with others: *[CompletedError] with what is stored. ErrLeaseLost, ErrStaleToken: too late, nothing was
+// stored. ErrUnknown: call again. ErrNotReplicated: it stands and is visible; call again to learn whether replicas have it.
+func (l *Lease) Complete(ctx context.Context, result []byte, opts ...CompleteOption) error {
+	return l.complete(ctx, "complete", stateCompleted, result, opts)
+}
+
+// Fail stores a final failure, which is replayed like a result, with Result.Failed set. Otherwise it is as Complete.
+func (l *Lease) Fail(ctx context.Context, result []byte, opts ...CompleteOption) error {
+	return l.complete(ctx, "fail", stateFailed, result, opts)
+}
+
+func (l *Lease) complete(ctx context.Context, op string, outcome rune, result []byte, opts []CompleteOption) (err error) {
+	ctx, end := l.c.begin(ctx, op, l.key)
+	defer func() { end(outcomeOf(err), err) }()
+	if err := l.c.fits("result", result); err != nil {
+		return err
+	}
+	o := completion{retention: l.c.retention}
+	for _, opt := range opts {
+		if opt == nil {
+			return fmt.Errorf("%w: an option is nil; leave it out", ErrInvalid)
+		}
+		if err := opt(l.c, &o); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	l.finishing++
+	serverEnd := l.end
+	l.mu.Unlock()
+	args := []any{l.head, string(outcome), millis(o.retention), result, fmt.Sprintf("%08d%s", l.attempt, printOf(l.fingerprint)), millis(serverEnd)}
+	if l.c.replicas > 0 {
+		args = append(args, "1")
+	}
+	k := l.call(completeScript, args...)
+	l.c.run(ctx, k)
+	l.mu.Lock()
+	l.finishing--
+	l.mu.Unlock()
+	if k.err != nil {
+		return k.err
+	}
+	switch k.reply.code {
+	case codeOK, codeRestored:
+		l.mu.Lock()
+		l.completed, l.completedAt = true, time.UnixMilli(k.reply.now.Milliseconds())
+		l.mu.Unlock()
+		l.finish(nil)
+		if k.reply.code == codeRestored {
+			l.c.observer.Note(Event{Op: "complete", Outcome: "restored", Key: l.key, Count: 1})
+		}
+		if k.unconfirmed {
+			return fmt.Errorf("%w: the outcome of %s stands and is visible, but a failover may lose it; call again to learn more", ErrNotReplicated, label(l.key))
+		}
+		return nil
+	case codeFinished:
+		l.finish(nil)
+		return &CompletedError{Key: l.key, Result: k.reply.rec.result()}
+	}
+	return l.refused(k)
+}
+
+// Release gives the key up without an outcome: the next claim may run at once. After Complete or Fail it
+// does nothing, so defer it. A grant that is not the current one has nothing to release: nil. With a context that
+// has ended already the release goes on in the background, for a second at most, and the error is ErrUnknown.
+func (l *Lease) Release(ctx context.Context) (err error) {
+	l.mu.Lock()
+	completed := l.completed
+	l.mu.Unlock()
+	if completed {
+		return nil
+	}
+	ctx, end := l.c.begin(ctx, "release", l.key)
+	defer func() { end(outcomeOf(err), err) }()
+	if ctx.Err() != nil {
+		l.c.tidy(ctx, func(ctx context.Context) { _ = l.release(ctx) })
+		return &UnknownError{Key: l.key, Owner: l.grant.Owner, Err: fmt.Errorf("the release goes on in the background: %w", context.Cause(ctx))}
+	}
+	return l.release(ctx)
+}
+
+func (l *Lease) release(ctx context.Context) error {
+	l.mu.Lock()
+	l.finishing++
+	l.mu.Unlock()
+	k := l.call(releaseScript, l.head, millis(l.c.retention))
+	l.c.run(ctx, k)
+	l.mu.Lock()
+	l.finishing--
+	l.mu.Unlock()
+	if k.err != nil {
+		return k.err
+	}
+	if k.reply.code != codeOK {
+		return unexpected(k)
+	}
+	l.finish(nil)
+	return nil
+}
+
+func (c *Coordinator) fits(what string, data []byte) error {
+	if len(data) > c.maxPayload {
+		return fmt.Errorf("%w: the %s has %d bytes, %d are allowed; store it elsewhere and keep a reference, or raise WithMaxPayload", ErrTooLarge, what, len(data), c.maxPayload)
+	}
+	return nil
+}

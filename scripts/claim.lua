@@ -1,0 +1,102 @@
+-- Purpose: one claimer gets the lease; the others learn what there is instead.
+-- KEYS[1]  the record
+-- KEYS[2]  the fence of the resource; none without a resource
+-- ARGV[1]  owner: 32 hex digits, the same in every copy of one claim
+-- ARGV[2]  fingerprint: 2 digits of length, then its bytes
+-- ARGV[3]  length: of the lease and its grace, ms, 12 digits; not over the lifetime
+-- ARGV[4]  lifetime: from now to the maximum end, ms
+-- ARGV[5]  retention: how long the record outlives the lease, ms
+-- ARGV[6]  optional, flags: q a lapsed lease is answered UNCERTAIN, w an answer that rests on the record writes it again for WAIT
+-- ARGV[7]  optional, token that the grant's must exceed; 0 none
+-- ARGV[8]  optional, when the client made the key, ms since 1970; empty: not known
+-- Replies: {OK, record, now} granted, or granted before to this owner · {OVER} this owner's grant has ended: draw a new one
+--   {MISMATCH} · {FINISHED, record} · {IN_PROGRESS, header, now} · {BLOCKED, fence header, now, attempt} another key holds the resource
+--   {UNCERTAIN} · {KEY_EXPIRED} · {AHEAD, n} ARGV[n] is too far ahead of the clock · {SPENT} no token left below 2^53 · {CORRUPT, header}
+-- Moves: absent, released, lapsed → in progress.
+-- Repeating: the owner is kept in the record in every state, so a copy finds its own grant (unchanged) or finds it over.
+
+-- What stands is the answer. For WAIT it is written again; an end that a stepped clock left too far away is cut.
+local function stands(code, rec, now, write, whole)
+  if code ~= FINISHED then
+    local stop = end_of(rec, now)
+    if stop < num(rec, 62, 74) then
+      rec, write = with_end(rec, now, stop), true
+    end
+  end
+  if write then redis.call('SET', KEYS[1], rec, 'KEEPTTL') end
+  if whole then return {code, rec, now} end
+  return {code, sub(rec, 1, 99), now}
+end
+
+local rec = redis.pcall('GET', KEYS[1])
+local flags = ARGV[6] or ''
+local rewrite = find(flags, 'w', 1, true)
+local state, attempt, mark, checkpoint = nil, 1, '0', ''
+if rec then
+  if broken(rec) then return refuse(rec) end
+  state = sub(rec, 2, 2)
+  local size, from = num(rec, 60, 61), 100
+  if state == 'c' or state == 'f' then from = 75 end
+  if size == 99 then
+    size = 0
+  elseif sub(rec, 60, 61) .. sub(rec, from, from - 1 + size) ~= ARGV[2] then
+    return {MISMATCH}
+  end
+  if from == 75 then
+    return stands(FINISHED, rec, 0, rewrite and sub(rec, 51, 51) == '0', true)
+  end
+  attempt = math.min(num(rec, 52, 59) + 1, 99999999)
+  mark, checkpoint = sub(rec, 51, 51), sub(rec, 100 + size)
+end
+
+local fence = KEYS[2] and redis.pcall('GET', KEYS[2])
+if fence and broken(fence) then return refuse(fence) end
+
+local time = redis.call('TIME')
+local now = millis(time)
+if rec and sub(rec, 3, 34) == ARGV[1] then
+  local live = state == 'p' and now < end_of(rec, now)
+  if live and (not KEYS[2] or fence and sub(fence, 1, 50) == sub(rec, 1, 50)) then
+    return stands(OK, rec, now, rewrite, true)
+  end
+  return {OVER}
+end
+if state == 'p' then
+  if now < end_of(rec, now) then return stands(IN_PROGRESS, rec, now) end
+  if find(flags, 'q', 1, true) then return {UNCERTAIN} end
+end
+if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= ARGV[1] then
+  local stop = end_of(fence, now)
+  if now < stop then
+    if stop < num(fence, 62, 74) then
+      fence = with_end(fence, now, stop)
+      redis.call('SET', KEYS[2], fence, 'KEEPTTL')
+    end
+    return {BLOCKED, sub(fence, 1, 99), now, rec and num(rec, 52, 59) or 0}
+  end
+end
+
+local last = math.max(token_of(rec), token_of(fence))
+if flags ~= '' or ARGV[7] then
+  local floor, issued = tonumber(ARGV[7] or 0), tonumber(ARGV[8] or '')
+  if floor > now * 1000 + 86400000000 then return {AHEAD, 7} end
+  if issued then
+    if issued - now > 3600000 then return {AHEAD, 8} end
+    if not rec and issued + ARGV[5] < now then return {KEY_EXPIRED} end
+  end
+  last = math.max(last, floor)
+end
+local token = mint(time, last)
+if token >= 9007199254740992 then return {SPENT} end
+
+local length = tonumber(ARGV[3])
+local lease = format('%013.0f%s%013.0f', now + length, ARGV[3], now + ARGV[4])
+local head = format('1p%s%016.0f', ARGV[1], token)
+local ttl = keep(length + ARGV[5], token, now)
+rec = head .. mark .. format('%08.0f', attempt) .. sub(ARGV[2], 1, 2) .. lease .. sub(ARGV[2], 3) .. checkpoint
+redis.call('SET', KEYS[1], rec, 'PX', ttl)
+if KEYS[2] then
+  local waited = fence and sub(fence, 51, 51) or '0'
+  redis.call('SET', KEYS[2], head .. waited .. '0000000000' .. lease .. '0000000000' .. KEYS[1], 'PX', ttl)
+end
+return {OK, rec, now}
