@@ -120,7 +120,8 @@ func TestHalfMovedSlot(t *testing.T) {
 	}
 }
 
-func TestImportOpenOnly(t *testing.T) {
+// TestTargetAloneKnows has the source forget a move when the keys are gone.
+func TestTargetAloneKnows(t *testing.T) {
 	c, client := sharedCluster(t)
 	if err := client.Set(ctx, "{import}1", 1, 0).Err(); err != nil {
 		t.Fatal(err)
@@ -148,8 +149,10 @@ func TestKillPromoteHeal(t *testing.T) {
 	old := masterFor(t, c, "kill")
 	set := func() {
 		t.Helper()
-		// The client has yet to learn of changes, and says so by errors.
+		// Of its own accord go-redis goes on to dial a dead master until
+		// its idea of the cluster is a minute old.
 		err := until(ctx, "the client", func(ctx context.Context) error {
+			client.ReloadState(ctx)
 			return client.Set(ctx, "kill", "v", 0).Err()
 		})
 		if err != nil {

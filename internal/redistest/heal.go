@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -35,14 +36,8 @@ func (c *Cluster) Heal(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		// Most wounds close by themselves. What remains when the nodes
-		// agree again needs a hand.
-		if c.serving(ctx) == nil {
-			if e := c.repair(ctx); e != nil {
-				return e
-			}
-		}
-		return err
+		// Most wounds close by themselves; the others need a hand.
+		return errors.Join(err, c.repair(ctx))
 	})
 	if err != nil {
 		return fmt.Errorf("%w%s", err, c.logs())
@@ -51,57 +46,90 @@ func (c *Cluster) Heal(ctx context.Context) error {
 }
 
 // repair mends what Redis leaves to the operator. It is repeated until the
-// cluster is complete, so it may do one thing at a time.
+// cluster is complete, so it does one thing at a time.
 func (c *Cluster) repair(ctx context.Context) error {
 	vs, err := c.views(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.agreed(vs); err != nil {
-		return err
-	}
-	byID := map[string]*view{}
-	for _, v := range vs {
-		byID[v.self.id] = v
-	}
-	for _, v := range vs {
-		for _, o := range v.self.open {
-			return c.closeSlot(ctx, v, byID[o.peer], o)
+	// Open slots cannot wait for agreement: the target of a move does not
+	// listen to gossip about the slot, and so never hears of the replica
+	// which has taken the source's place. Moves which can be finished come
+	// before imports which cannot.
+	for _, migrating := range []bool{true, false} {
+		for _, v := range vs {
+			// A master fresh from the dead may not know that it has been
+			// replaced. Then this will pass.
+			current := ownerOf(vs, &v.self.slots) == v.node
+			for _, o := range v.self.open {
+				if !current || o.migrating != migrating {
+					continue
+				}
+				if migrating {
+					return c.finishMove(ctx, vs, v, o)
+				}
+				return c.undoImport(ctx, vs, v, o)
+			}
 		}
+	}
+	if c.agreed(vs) != nil {
+		return nil
 	}
 	return c.reassign(ctx, vs)
 }
 
-// closeSlot ends a move which was left open at v. Keys which have gone ahead
-// to the target replace older ones at the source.
-func (c *Cluster) closeSlot(ctx context.Context, v, peer *view, o openSlot) error {
-	importing := func(w *view) bool {
-		for _, p := range w.self.open {
-			if p.slot == o.slot && !p.migrating {
-				return true
-			}
-		}
-		return false
+// finishMove completes a move out of v, to the target or its replacement.
+func (c *Cluster) finishMove(ctx context.Context, vs []*view, v *view, o openSlot) error {
+	target := byID(vs, o.peer)
+	if target != nil && target.self.master != "" {
+		target = byID(vs, target.self.master)
 	}
-	switch {
-	case o.migrating && peer != nil && importing(peer):
-		if _, err := moveKeys(ctx, o.slot, v.node, peer.node, 0, "REPLACE"); err != nil {
+	if target == nil || target == v {
+		return setSlot(ctx, v.node, o.slot, "STABLE")
+	}
+	if err := c.BeginMove(ctx, o.slot, v.node, target.node); err != nil {
+		return err
+	}
+	if _, err := moveKeys(ctx, o.slot, v.node, target.node, 0, "REPLACE"); err != nil {
+		return err
+	}
+	return c.EndMove(ctx, o.slot, v.node, target.node)
+}
+
+// undoImport returns the keys which have gone ahead to v, because the source,
+// or what has taken its place, does not know of the move. They may have been
+// changed at v, and so replace those which the source has.
+func (c *Cluster) undoImport(ctx context.Context, vs []*view, v *view, o openSlot) error {
+	var slot slotSet
+	slot.add(o.slot)
+	owner := ownerOf(vs, &slot)
+	if owner != nil && owner != v.node {
+		id, err := c.id(ctx, owner)
+		if err != nil {
 			return err
 		}
-		return c.EndMove(ctx, o.slot, v.node, peer.node)
-	case !o.migrating && peer != nil && peer.self.slots.has(o.slot):
-		// The source forgot about the move, as its replacement does when
-		// it dies, or never knew. Then the keys go back.
-		for _, p := range peer.self.open {
-			if p.slot == o.slot {
-				return nil // it did not forget; the case above is next
-			}
+		// Without knowing an owner for the slot, v refuses even MIGRATE.
+		// To be told of one ends the import, which MIGRATE needs as well.
+		if err := setSlot(ctx, v.node, o.slot, "NODE", id); err != nil {
+			return err
 		}
-		if _, err := moveKeys(ctx, o.slot, v.node, peer.node, 0, "REPLACE"); err != nil {
+		if err := setSlot(ctx, v.node, o.slot, "IMPORTING", id); err != nil {
+			return err
+		}
+		if _, err := moveKeys(ctx, o.slot, v.node, owner, 0, "REPLACE"); err != nil {
 			return err
 		}
 	}
 	return setSlot(ctx, v.node, o.slot, "STABLE")
+}
+
+func byID(vs []*view, id string) *view {
+	for _, v := range vs {
+		if v.self.id == id {
+			return v
+		}
+	}
+	return nil
 }
 
 // reassign gives a master which lacks a replica one that is left over: a

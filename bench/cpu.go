@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/onceward/coordinator"
+)
+
+// cpu compares the server's time for a fresh claim and its completion with that for the bare commands. Both
+// sides send the same pipelines over the same keys to an empty server, in turns, and the server itself says how much
+// time it took: its process, by which the target is judged, and its commands alone, which leaves out reading and answering.
+func (l *lab) cpu(ctx context.Context, rounds, keys int) ([]figure, error) {
+	if _, _, err := l.sides(ctx, 0, pipeline); err != nil { // warms up
+		return nil, err
+	}
+	var process, commands, claim, complete, bare, ours []float64
+	for round := range rounds {
+		lib, set, err := l.sides(ctx, round, keys)
+		if err != nil {
+			return nil, err
+		}
+		process = append(process, lib.process/set.process)
+		commands = append(commands, (lib.claim+lib.complete)/(set.claim+set.complete))
+		claim = append(claim, lib.claim)
+		complete = append(complete, lib.complete)
+		ours = append(ours, lib.process)
+		bare = append(bare, set.process)
+	}
+	const micros = "µs"
+	return []figure{
+		figureOf(nameCPU, "Redis CPU of the two, against SET NX PX and SET PX", "times", process).atMost(mostCPU),
+		figureOf("command_ratio", "the same by the commands' own time", "times", commands),
+		figureOf("cpu_micros", "Redis CPU of a claim and its completion", micros, ours),
+		figureOf("bare_cpu_micros", "Redis CPU of SET NX PX and SET PX", micros, bare),
+		figureOf("claim_micros", "of that in the claim's script", micros, claim),
+		figureOf("complete_micros", "of that in the completion's script", micros, complete),
+	}, nil
+}
+
+// spent is the server's time for one record, in µs.
+type spent struct {
+	process  float64 // of all its threads, in user and kernel mode
+	claim    float64 // of the commands that claimed, by commandstats
+	complete float64 // of those that completed
+}
+
+// sides measures both sides once; which one goes first alternates.
+func (l *lab) sides(ctx context.Context, round, keys int) (lib, set spent, err error) {
+	for turn := range 2 {
+		if (round+turn)%2 == 0 {
+			lib, err = l.librarySide(ctx, keys)
+		} else {
+			set, err = l.bareSide(ctx, keys)
+		}
+		if err != nil {
+			return lib, set, err
+		}
+	}
+	return lib, set, nil
+}
+
+func (l *lab) librarySide(ctx context.Context, keys int) (spent, error) {
+	var completions [][][]any
+	claim := func(keys []coordinator.Key) error {
+		leases, err := l.claim(ctx, keys)
+		if err != nil {
+			return err
+		}
+		held, err := l.completions(ctx, leases)
+		completions = append(completions, held)
+		return err
+	}
+	complete := func([]coordinator.Key) error {
+		commands := completions[0]
+		completions = completions[1:]
+		return l.complete(ctx, commands)
+	}
+	return l.side(ctx, keys, "evalsha", claim, complete)
+}
+
+func (l *lab) bareSide(ctx context.Context, keys int) (spent, error) {
+	claim := func(keys []coordinator.Key) error { return l.set(ctx, l.bareClaims(keys)) }
+	complete := func(keys []coordinator.Key) error { return l.set(ctx, l.bareCompletions(keys)) }
+	return l.side(ctx, keys, "set", claim, complete)
+}
+
+// side claims fresh keys, one pipeline after another, and then completes them. The server is asked only
+// three times, so that the asking costs nothing that shows.
+func (l *lab) side(ctx context.Context, keys int, command string, claim, complete func([]coordinator.Key) error) (s spent, err error) {
+	if err := l.clear(ctx); err != nil {
+		return s, err
+	}
+	batches := batchesOf(keys)
+	start, err := l.clocks(ctx, command)
+	if err != nil {
+		return s, err
+	}
+	for _, batch := range batches {
+		if err := claim(batch); err != nil {
+			return s, err
+		}
+	}
+	middle, err := l.clocks(ctx, command)
+	if err != nil {
+		return s, err
+	}
+	for _, batch := range batches {
+		if err := complete(batch); err != nil {
+			return s, err
+		}
+	}
+	end, err := l.clocks(ctx, command)
+	n := float64(len(batches) * pipeline)
+	return spent{
+		process:  (end.process - start.process) / n,
+		claim:    (middle.command - start.command) / n,
+		complete: (end.command - middle.command) / n,
+	}, err
+}
+
+// clocks are what the server has used up so far, in µs.
+type clocks struct{ process, command float64 }
+
+func (l *lab) clocks(ctx context.Context, command string) (now clocks, err error) {
+	seconds, err := l.info(ctx, "cpu", "used_cpu_user", "used_cpu_sys")
+	if err != nil {
+		return now, err
+	}
+	text, err := l.plain.Info(ctx, "commandstats").Result()
+	if err != nil {
+		return now, err
+	}
+	now.process = seconds * 1e6
+	if stats, used := infoField(text, "cmdstat_"+command); used { // calls=1,usec=2,…
+		_, rest, _ := strings.Cut(stats, "usec=")
+		micros, _, _ := strings.Cut(rest, ",")
+		if now.command, err = strconv.ParseFloat(micros, 64); err != nil {
+			return now, fmt.Errorf("INFO commandstats: %q: %w", stats, err)
+		}
+	}
+	return now, nil
+}

@@ -1,0 +1,190 @@
+package coordinator
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Every request of a whole life of a key is recorded and sent again after each later step: P5 says what such
+// a copy may change, and nothing else may change.
+func TestLateCopiesChangeNothing(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		for _, resource := range []string{"", "account"} {
+			t.Run("resource="+resource, func(t *testing.T) {
+				log := &recorder{}
+				rdb.AddHook(log)
+				c := open(t, rdb, WithLease(time.Minute))
+				key := newKey(t)
+				if resource != "" {
+					key.Resource = key.ID
+				}
+				n := c.namer.names(key)
+				life := &lifetime{t: t, c: c, rdb: rdb, key: key, n: n, log: log}
+				life.run()
+				if life.copies < 200 {
+					t.Errorf("only %d copies were sent", life.copies)
+				}
+				for _, verb := range []string{"claim", "renew"} {
+					if life.allowed[verb] == 0 {
+						t.Errorf("no copy of %s used what P5 allows: the test does not see what it should", verb)
+					}
+				}
+			})
+		}
+	})
+}
+
+type lifetime struct {
+	t       *testing.T
+	c       *Coordinator
+	rdb     redis.UniversalClient
+	key     Key
+	n       names
+	log     *recorder
+	copies  int
+	allowed map[string]int
+}
+
+func (l *lifetime) run() {
+	ctx := context.Background()
+	t, c, key := l.t, l.c, l.key
+	l.allowed = map[string]int{}
+	var lease *Lease
+	claim := func(opts ...ClaimOption) func() error {
+		return func() (err error) {
+			lease, err = c.Claim(ctx, key, append(opts, ManualRenewal())...)
+			return err
+		}
+	}
+	lost := "00000000000000000000000000000abc"
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"claim", claim()},
+		{"fenced write", func() error {
+			f := c.Fence(key)
+			return f.Do(ctx, lease.Grant(), "set", "v"+f.Tag(), "1").Err()
+		}},
+		{"renew", func() error { return lease.Renew(ctx) }},
+		{"checkpoint", func() error { return lease.SaveCheckpoint(ctx, []byte("one")) }},
+		{"checkpoint 2", func() error { return lease.SaveCheckpoint(ctx, []byte("two")) }},
+		{"release", func() error { return lease.Release(ctx) }},
+		{"claim again", claim()},
+		{"checkpoint 3", func() error { return lease.SaveCheckpoint(ctx, []byte("three")) }},
+		{"lapse", func() error { l.lapse(); return nil }},
+		{"take over", claim()},
+		{"renew 2", func() error { return lease.Renew(ctx) }},
+		{"lapse 2", func() error { l.lapse(); return nil }},
+		{"resolve", func() error { return c.Resolve(ctx, key, Resolution{Rerun: true}) }},
+		{"claim and give back", func() error {
+			if err := claim(Owner(lost))(); err != nil {
+				return err
+			}
+			return c.GiveBack(ctx, key, lost)
+		}},
+		{"claim 4", claim()},
+		{"expire", func() error { return c.Expire(ctx, key) }},
+		{"claim 5", claim()},
+		{"fail", func() error { return lease.Fail(ctx, []byte("no")) }},
+		{"expire 2", func() error { return c.Expire(ctx, key) }},
+		{"claim 6", claim()},
+		{"complete", func() error { return lease.Complete(ctx, []byte("yes")) }},
+		{"release after all", func() error { return lease.Release(ctx) }},
+	}
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		l.replay(step.name)
+	}
+}
+
+func (l *lifetime) lapse() {
+	names := []string{l.n.record}
+	if l.n.fence != "" {
+		names = append(names, l.n.fence)
+	}
+	lapse(l.t, l.rdb, names...)
+}
+
+// state is what stands in Redis, values and TTLs.
+func (l *lifetime) state() map[string]string {
+	all := map[string]string{}
+	for _, name := range l.n.keys() {
+		all[name] = l.rdb.Get(context.Background(), name).Val()
+	}
+	return all
+}
+
+func (l *lifetime) restore(state map[string]string) {
+	for name, value := range state {
+		if value != "" {
+			l.rdb.Set(context.Background(), name, value, redis.KeepTTL)
+		}
+	}
+}
+
+func (l *lifetime) replay(step string) {
+	ctx := context.Background()
+	l.log.mu.Lock()
+	requests := l.log.sent
+	l.log.sent = nil
+	l.log.mu.Unlock()
+	before := l.state()
+	ttl := map[string]time.Duration{}
+	for _, name := range l.n.keys() {
+		ttl[name] = l.rdb.PTTL(ctx, name).Val()
+	}
+	current, err := decodeRecord(before[l.n.record], true)
+	if err != nil {
+		l.t.Fatalf("after %s: %v", step, err)
+	}
+	for _, args := range requests {
+		verb := verbOf(args)
+		if verb == "fence_do" {
+			continue // sent once, says P5
+		}
+		l.copies++
+		if err := l.rdb.Do(ctx, args...).Err(); err != nil {
+			l.t.Fatalf("after %s, a copy of %s: %v", step, verb, err)
+		}
+		for _, name := range l.n.keys() {
+			if now := l.rdb.PTTL(ctx, name).Val(); now < ttl[name]-time.Second {
+				l.t.Errorf("after %s, a copy of %s shortened the TTL of %s from %v to %v", step, verb, name, ttl[name], now)
+			}
+		}
+		after := l.state()
+		if fmt.Sprint(after) == fmt.Sprint(before) {
+			continue
+		}
+		changed, err := decodeRecord(after[l.n.record], true)
+		if err != nil {
+			l.t.Fatalf("after %s, a copy of %s left: %v", step, verb, err)
+		}
+		switch {
+		case verb == "claim" && changed.owner != current.owner && changed.token > current.token && givenUp(current):
+			l.allowed[verb]++ // granted, and nobody works under it
+		case verb == "renew" && changed.token == current.token && current.state == stateInProgress && changed.end > current.end:
+			l.allowed[verb]++ // prolonged by one lease at most
+			if changed.end-current.end > time.Minute+6*time.Second {
+				l.t.Errorf("after %s a copy of renew prolonged by %v", step, changed.end-current.end)
+			}
+		default:
+			l.t.Errorf("after %s, a copy of %s changed\n%q\n%q", step, verb, before, after)
+		}
+		l.restore(before)
+	}
+	l.log.mu.Lock()
+	l.log.sent = requests // without the copies
+	l.log.mu.Unlock()
+}
+
+// givenUp says whether the record's owner has released it, or has let it lapse.
+func givenUp(r record) bool {
+	return r.state == stateReleased || r.state == stateInProgress && r.end < time.Duration(time.Now().UnixMilli())*time.Millisecond
+}
