@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -24,14 +24,47 @@ func inBubble(t *testing.T, test func(t *testing.T, m *miniredis.Miniredis, rdb 
 		m := miniredis.NewMiniRedis()
 		m.ClockTTL(true)
 		rdb := redis.NewClient(&redis.Options{
-			Addr: "127.0.0.1:6379", // never dialled; a name would be looked up, outside of the bubble
-			Dialer: func(context.Context, string, string) (net.Conn, error) { return m.Dial() },
+			Addr:   "127.0.0.1:6379", // never dialled; a name would be looked up, outside of the bubble
+			Dialer: func(context.Context, string, string) (net.Conn, error) { return buffered(m.Dial()) },
 		})
 		defer m.Close()
 		defer rdb.Close()
 		rdb.Ping(t.Context()) // miniredis begins with its first connection
 		test(t, m, rdb)
 	})
+}
+
+// buffered gives an in-memory connection what TCP has: room for a pipeline that is written before its
+// replies are read.
+func buffered(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	b := &bufferedConn{Conn: conn, out: make(chan []byte, 1<<16)}
+	go func() {
+		for p := range b.out {
+			if _, err := conn.Write(p); err != nil {
+				return
+			}
+		}
+	}()
+	return b, nil
+}
+
+type bufferedConn struct {
+	net.Conn
+	out  chan []byte
+	once sync.Once
+}
+
+func (b *bufferedConn) Write(p []byte) (int, error) {
+	b.out <- bytes.Clone(p)
+	return len(p), nil
+}
+
+func (b *bufferedConn) Close() error {
+	b.once.Do(func() { close(b.out) })
+	return b.Conn.Close()
 }
 
 // notes is an Observer that keeps what it is told.
@@ -96,10 +129,7 @@ func TestContextEndsAGraceBeforeTheLease(t *testing.T) {
 				opts, want = append(opts, WithGrace(grace)), grace
 			}
 			var wait atomic.Int64
-			m.Server().SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
-				time.Sleep(time.Duration(wait.Load()) / 2) // the network, on its way there
-				return false
-			})
+			rdb.AddHook(slowly{&wait})
 			c := open(t, rdb, opts...)
 			mustClaim(t, c, newKey(t)) // loads the script
 			wait.Store(int64(600 * time.Millisecond))
@@ -125,6 +155,20 @@ func TestContextEndsAGraceBeforeTheLease(t *testing.T) {
 				t.Errorf("%v after the context ended: %v", time.Since(ended), err)
 			}
 		})
+	}
+}
+
+// slowly is a network that takes its time on the way there.
+type slowly struct{ wait *atomic.Int64 }
+
+func (slowly) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (slowly) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (s slowly) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		time.Sleep(time.Duration(s.wait.Load()))
+		return next(ctx, cmd)
 	}
 }
 

@@ -263,4 +263,3 @@ func (c *Coordinator) Resume(ctx context.Context, key Key, g Grant, opts ...Clai
 	c.renewer.add(lease)
 	return lease, nil
 }
-

@@ -13,8 +13,11 @@ import (
 	"time"
 )
 
-// arrivals is the time over which the payments are sent, each by several clients at once.
-const arrivals = 4 * time.Second
+// arrivalTime is the time over which so many clients send their payments: long enough to be watched, and
+// not more of them at once than the server within this program can serve.
+func arrivalTime(clients int) time.Duration {
+	return max(4*time.Second, time.Duration(clients)*10*time.Millisecond)
+}
 
 // patience is how long a client waits for an answer before it hangs up and asks another worker.
 const patience = 1500 * time.Millisecond
@@ -38,7 +41,7 @@ func (c *clients) run(ctx context.Context, seed uint64, count int) error {
 	c.http = &http.Client{Transport: transport, Timeout: patience}
 
 	payments := c.schedule.payments
-	between := arrivals / time.Duration(len(payments))
+	between := arrivalTime(count) / time.Duration(len(payments))
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	var all sync.WaitGroup

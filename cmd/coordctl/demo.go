@@ -27,8 +27,8 @@ type demoCommand struct {
 	JSON     bool   `name:"json" help:"Print one JSON object; what happens is told on standard error."`
 }
 
-// longestRun ends a run that does not come to an end by itself.
-const longestRun = 25 * time.Second
+// longestTail is how long after the last payment was sent a run may take; then it is ended.
+const longestTail = 20 * time.Second
 
 // world is what everybody in a run shares.
 type world struct {
@@ -102,7 +102,8 @@ func (d *demoCommand) endpoint() (*endpoint, error) {
 
 // play runs the demo from the first request to the check of the ledger.
 func (d *demoCommand) play(ctx context.Context, at *endpoint, diary *diary) (_ *report, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, longestRun, fmt.Errorf("the demo did not end within %v; is this machine, or the server, very busy?", longestRun))
+	longest := arrivalTime(d.Clients) + longestTail
+	ctx, cancel := context.WithTimeoutCause(ctx, longest, fmt.Errorf("the demo did not end within %v; is this machine, or the server, very busy?", longest))
 	defer cancel()
 	run := "coordctl-demo-" + rand.Text()[:8]
 	w := &world{
