@@ -117,7 +117,9 @@ func (l *Lease) renewCall(whole bool) *call {
 	if whole {
 		args = append(args, "1")
 	}
-	return l.call(renewScript, args...)
+	k := l.call(renewScript, args...)
+	k.brief = !whole
+	return k
 }
 
 func (l *Lease) call(s *script, args ...any) *call {

@@ -46,7 +46,7 @@ type reply struct {
 func (r *reply) remaining() time.Duration { return max(r.rec.end-r.now, 0) }
 
 // decodeReply reads what a script returned. Everything that comes from Redis passes through here.
-func decodeReply(raw any, fenced bool) (reply, error) {
+func decodeReply(raw any, k *call) (reply, error) {
 	list, _ := raw.([]any)
 	if len(list) == 0 {
 		return reply{}, fmt.Errorf("%w: a script answered %T; another program may have loaded it", ErrCorrupt, raw)
@@ -56,7 +56,7 @@ func decodeReply(raw any, fenced bool) (reply, error) {
 		return reply{}, fmt.Errorf("%w: a script answered the unknown code %v", ErrCorrupt, list[0])
 	}
 	r := reply{code: code(number)}
-	if fenced && r.code == codeOK {
+	if k.fenced && r.code == codeOK {
 		if len(list) > 1 {
 			r.value = list[1]
 		}
@@ -66,7 +66,7 @@ func decodeReply(raw any, fenced bool) (reply, error) {
 	switch r.code {
 	case codeCorrupt, codeStale, codeInProgress, codeBlocked:
 	case codeOK, codeFinished, codeRestored:
-		whole = true
+		whole = !k.brief
 	case codeAhead:
 		r.number, _ = list[len(list)-1].(int64)
 		return r, nil

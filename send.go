@@ -20,6 +20,7 @@ type call struct {
 	args    []any
 	durable bool // with WithReplicas: wait for the replicas
 	fenced  bool // its reply is a user's command's
+	brief   bool // its reply has a record's header only
 	once    bool // must not be sent again once it may have run
 
 	maybe       bool // a copy may have run whose reply is not known
@@ -133,7 +134,7 @@ func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
 		switch fateOf(a.err) {
 		case fateAnswered:
 			k.settled, k.unconfirmed = true, a.unconfirmed
-			if k.reply, k.err = decodeReply(a.raw, k.fenced); k.err != nil {
+			if k.reply, k.err = decodeReply(a.raw, k); k.err != nil {
 				k.err = fmt.Errorf("%w (redis key %q)", k.err, k.keys[0])
 			}
 			k.reply.sent = sent

@@ -44,7 +44,7 @@ func onServers(t *testing.T, test func(t *testing.T, rdb redis.UniversalClient))
 func onCluster(t *testing.T, test func(t *testing.T, nodes *redistest.Cluster, rdb *redis.ClusterClient)) {
 	nodes := pool.Cluster(t)
 	rdb := nodes.Client(nil)
-	defer rdb.Close()
+	t.Cleanup(func() { _ = rdb.Close() }) // after what the test itself cleans up
 	test(t, nodes, rdb)
 }
 

@@ -39,7 +39,7 @@ func TestCPU(t *testing.T) {
 	redistest.Need(t)
 	l := testLab(t)
 	for try := 1; ; try++ {
-		figures, err := l.cpu(t.Context(), 5, 2000)
+		figures, err := l.cpu(t.Context(), 3, 10000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func TestRecordedCompletionCompletes(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	r := report{Server: "redis 7.0.15", Rounds: 3, Payload: payloadBytes}
+	r := report{Server: "redis 7.0.15", Rounds: 3, Keys: 200, Pipeline: 100, Payload: payloadBytes}
 	r.add(
 		figureOf("a", "too much", "bytes", []float64{3, 1, 2}).atMost(1.5),
 		figureOf("b", "for information", "", []float64{1, 2}),
@@ -94,7 +94,7 @@ func TestReport(t *testing.T) {
 	if err := errors.Join(r.table(&table), r.json(&object)); err != nil {
 		t.Fatal(err)
 	}
-	const want = `redis 7.0.15, results of 512 bytes, medians of 3 rounds
+	const want = `redis 7.0.15, results of 512 bytes, medians of 3 rounds of 200 keys in pipelines of 100
 
 figure             median  min to max  target
 too much, bytes    2       1 to 3      at most 1.5: MISSED
@@ -126,7 +126,7 @@ func trimLines(s string) string {
 
 func testLab(t *testing.T) *lab {
 	t.Helper()
-	l, err := newLab(t.Context())
+	l, err := newLab(t.Context(), 100)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,15 +5,18 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"github.com/onceward/coordinator"
 )
 
 // cpu compares the server's time for a fresh claim and its completion with that for the bare commands. Both
-// sides send the same pipelines over the same keys to an empty server, in turns, and the server itself says how much
-// time it took: its process, by which the target is judged, and its commands alone, which leaves out reading and answering.
+// sides send pipelines of one length over as many keys to an empty server, in turns, and the server itself says how
+// much time it took: its process, by which the target is judged, and its commands alone, which leaves out
+// reading and answering.
+//
+// The ratio depends on what both sides share. The longer the pipeline, the less reading and answering
+// hides the difference; the more keys, the more both wait for memory. So a round is many keys, as
+// a server in use has them, and pipelines are long.
 func (l *lab) cpu(ctx context.Context, rounds, keys int) ([]figure, error) {
-	if _, _, err := l.sides(ctx, 0, pipeline); err != nil { // warms up
+	if _, _, err := l.sides(ctx, 0, l.pipeline); err != nil { // warms up
 		return nil, err
 	}
 	var process, commands, claim, complete, bare, ours []float64
@@ -51,9 +54,9 @@ type spent struct {
 func (l *lab) sides(ctx context.Context, round, keys int) (lib, set spent, err error) {
 	for turn := range 2 {
 		if (round+turn)%2 == 0 {
-			lib, err = l.librarySide(ctx, keys)
+			lib, err = l.side(ctx, keys, "evalsha", l.librarySteps())
 		} else {
-			set, err = l.bareSide(ctx, keys)
+			set, err = l.side(ctx, keys, "set", l.bareSteps())
 		}
 		if err != nil {
 			return lib, set, err
@@ -62,63 +65,24 @@ func (l *lab) sides(ctx context.Context, round, keys int) (lib, set spent, err e
 	return lib, set, nil
 }
 
-func (l *lab) librarySide(ctx context.Context, keys int) (spent, error) {
-	var completions [][][]any
-	claim := func(keys []coordinator.Key) error {
-		leases, err := l.claim(ctx, keys)
-		if err != nil {
-			return err
-		}
-		held, err := l.completions(ctx, leases)
-		completions = append(completions, held)
-		return err
-	}
-	complete := func([]coordinator.Key) error {
-		commands := completions[0]
-		completions = completions[1:]
-		return l.complete(ctx, commands)
-	}
-	return l.side(ctx, keys, "evalsha", claim, complete)
-}
-
-func (l *lab) bareSide(ctx context.Context, keys int) (spent, error) {
-	claim := func(keys []coordinator.Key) error { return l.set(ctx, l.bareClaims(keys)) }
-	complete := func(keys []coordinator.Key) error { return l.set(ctx, l.bareCompletions(keys)) }
-	return l.side(ctx, keys, "set", claim, complete)
-}
-
 // side claims fresh keys, one pipeline after another, and then completes them. The server is asked only
 // three times, so that the asking costs nothing that shows.
-func (l *lab) side(ctx context.Context, keys int, command string, claim, complete func([]coordinator.Key) error) (s spent, err error) {
-	if err := l.clear(ctx); err != nil {
-		return s, err
-	}
-	batches := batchesOf(keys)
-	start, err := l.clocks(ctx, command)
+func (l *lab) side(ctx context.Context, keys int, command string, do steps) (spent, error) {
+	var at []clocks
+	err := l.fill(ctx, keys, do, func() error {
+		now, err := l.clocks(ctx, command)
+		at = append(at, now)
+		return err
+	})
 	if err != nil {
-		return s, err
+		return spent{}, err
 	}
-	for _, batch := range batches {
-		if err := claim(batch); err != nil {
-			return s, err
-		}
-	}
-	middle, err := l.clocks(ctx, command)
-	if err != nil {
-		return s, err
-	}
-	for _, batch := range batches {
-		if err := complete(batch); err != nil {
-			return s, err
-		}
-	}
-	end, err := l.clocks(ctx, command)
-	n := float64(len(batches) * pipeline)
+	n := float64(keys)
 	return spent{
-		process:  (end.process - start.process) / n,
-		claim:    (middle.command - start.command) / n,
-		complete: (end.command - middle.command) / n,
-	}, err
+		process:  (at[2].process - at[0].process) / n,
+		claim:    (at[1].command - at[0].command) / n,
+		complete: (at[2].command - at[1].command) / n,
+	}, nil
 }
 
 // clocks are what the server has used up so far, in µs.

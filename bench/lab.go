@@ -21,14 +21,16 @@ type lab struct {
 	tape   *recorder                // on hooked
 	coord  *coordinator.Coordinator // with the default options
 	result []byte
+
+	pipeline int // how many commands go out together, on both sides of the comparison
 }
 
-func newLab(ctx context.Context) (*lab, error) {
+func newLab(ctx context.Context, pipeline int) (*lab, error) {
 	server, err := redistest.Start(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{server: server, tape: &recorder{}, result: make([]byte, payloadBytes)}
+	l := &lab{server: server, tape: &recorder{}, result: make([]byte, payloadBytes), pipeline: pipeline}
 	_, _ = rand.Read(l.result) // never fails
 	l.plain = server.Client(nil)
 	l.hooked = server.Client(nil)
@@ -65,15 +67,6 @@ func newKeys(n int) []coordinator.Key {
 		keys[i] = newKey()
 	}
 	return keys
-}
-
-// batchesOf are n fresh keys, in pipelines.
-func batchesOf(n int) [][]coordinator.Key {
-	batches := make([][]coordinator.Key, max(n/pipeline, 1))
-	for i := range batches {
-		batches[i] = newKeys(pipeline)
-	}
-	return batches
 }
 
 // bareName is a Redis key as long as the record's of such a key.

@@ -36,17 +36,18 @@ var errMissed = errors.New("a target is missed")
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	rounds := flags.Int("rounds", 15, "`rounds` of the CPU measurement; the table shows their median, least and most")
-	keys := flags.Int("keys", 20000, "`records` to fill the memory with; a round of the CPU measurement takes a fifth")
+	rounds := flags.Int("rounds", 7, "`rounds` to measure; the table shows their median, least and most")
+	keys := flags.Int("keys", 20000, "`records` of one round, on either side of a comparison")
+	pipeline := flags.Int("pipeline", 100, "`commands` that go out together, on either side of a comparison")
 	asJSON := flags.Bool("json", false, "print one JSON object instead of the table")
 	check := flags.Bool("check", false, "exit with status 1 when a target is missed")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 || *rounds < 1 || *keys < 5*pipeline {
-		return fmt.Errorf("takes no arguments, --rounds from 1 and --keys from %d", 5*pipeline)
+	if flags.NArg() > 0 || *rounds < 1 || *keys < 1 || *pipeline < 1 {
+		return errors.New("takes flags only, --rounds, --keys and --pipeline from 1")
 	}
-	r, err := measure(ctx, *rounds, *keys)
+	r, err := measure(ctx, *rounds, *keys, *pipeline)
 	if err != nil {
 		return err
 	}
@@ -64,13 +65,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 }
 
 // measure starts a server and takes all figures on it.
-func measure(ctx context.Context, rounds, keys int) (*report, error) {
-	l, err := newLab(ctx)
+func measure(ctx context.Context, rounds, keys, pipeline int) (*report, error) {
+	l, err := newLab(ctx, pipeline)
 	if err != nil {
 		return nil, err
 	}
 	defer l.close()
-	r := &report{Rounds: rounds, Keys: keys, Payload: payloadBytes}
+	r := &report{Rounds: rounds, Keys: keys, Pipeline: pipeline, Payload: payloadBytes}
 	if r.Server, err = l.version(ctx); err != nil {
 		return nil, err
 	}
@@ -78,11 +79,11 @@ func measure(ctx context.Context, rounds, keys int) (*report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("round trips: %w", err)
 	}
-	cost, err := l.cpu(ctx, rounds, keys/5)
+	cost, err := l.cpu(ctx, rounds, keys)
 	if err != nil {
 		return nil, fmt.Errorf("CPU: %w", err)
 	}
-	memory, err := l.memory(ctx, min(rounds, 3), keys)
+	memory, err := l.memory(ctx, min(rounds, 2), keys)
 	if err != nil {
 		return nil, fmt.Errorf("memory: %w", err)
 	}

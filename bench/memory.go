@@ -15,18 +15,15 @@ func (l *lab) memory(ctx context.Context, rounds, keys int) ([]figure, error) {
 	print := bytes.Repeat([]byte{0xa5}, fingerprintBytes)
 	var plain, printed, bare [2][]float64 // in flight, completed
 	for range rounds {
-		fills := []struct {
+		for _, f := range []struct {
 			into *[2][]float64
-			fill func() (inFlight, completed float64, err error)
+			do   steps
 		}{
-			{&plain, func() (float64, float64, error) { return l.libraryFill(ctx, keys) }},
-			{&printed, func() (float64, float64, error) {
-				return l.libraryFill(ctx, keys, coordinator.Fingerprint(print))
-			}},
-			{&bare, func() (float64, float64, error) { return l.bareFill(ctx, keys) }},
-		}
-		for _, f := range fills {
-			inFlight, completed, err := f.fill()
+			{&plain, l.librarySteps()},
+			{&printed, l.librarySteps(coordinator.Fingerprint(print))},
+			{&bare, l.bareSteps()},
+		} {
+			inFlight, completed, err := l.bytes(ctx, keys, f.do)
 			if err != nil {
 				return nil, err
 			}
@@ -45,49 +42,17 @@ func (l *lab) memory(ctx context.Context, rounds, keys int) ([]figure, error) {
 	}, nil
 }
 
-func (l *lab) libraryFill(ctx context.Context, keys int, opts ...coordinator.ClaimOption) (inFlight, completed float64, err error) {
-	var leases []*coordinator.Lease
-	claim := func(keys []coordinator.Key) error {
-		batch, err := l.claim(ctx, keys, opts...)
-		leases = append(leases, batch...)
+// bytes fills the server once and returns the bytes of one record in flight and completed.
+func (l *lab) bytes(ctx context.Context, keys int, do steps) (inFlight, completed float64, err error) {
+	var at []float64
+	err = l.fill(ctx, keys, do, func() error {
+		now, err := l.info(ctx, "memory", "used_memory_dataset")
+		at = append(at, now)
 		return err
-	}
-	complete := func(keys []coordinator.Key) error {
-		commands, err := l.completions(ctx, leases[:len(keys)])
-		if err != nil {
-			return err
-		}
-		leases = leases[len(keys):]
-		return l.complete(ctx, commands)
-	}
-	return l.fill(ctx, keys, claim, complete)
-}
-
-func (l *lab) bareFill(ctx context.Context, keys int) (inFlight, completed float64, err error) {
-	claim := func(keys []coordinator.Key) error { return l.set(ctx, l.bareClaims(keys)) }
-	complete := func(keys []coordinator.Key) error { return l.set(ctx, l.bareCompletions(keys)) }
-	return l.fill(ctx, keys, claim, complete)
-}
-
-// fill claims and completes keys on an empty server and returns the bytes per record after each.
-func (l *lab) fill(ctx context.Context, keys int, claim, complete func([]coordinator.Key) error) (inFlight, completed float64, err error) {
-	if err := l.clear(ctx); err != nil {
+	})
+	if err != nil {
 		return 0, 0, err
 	}
-	batches := batchesOf(keys)
-	n := float64(len(batches) * pipeline)
-	var bytes [3]float64
-	for i, step := range []func([]coordinator.Key) error{nil, claim, complete} {
-		if step != nil {
-			for _, batch := range batches {
-				if err := step(batch); err != nil {
-					return 0, 0, err
-				}
-			}
-		}
-		if bytes[i], err = l.info(ctx, "memory", "used_memory_dataset"); err != nil {
-			return 0, 0, err
-		}
-	}
-	return (bytes[1] - bytes[0]) / n, (bytes[2] - bytes[0]) / n, nil
+	n := float64(keys)
+	return (at[1] - at[0]) / n, (at[2] - at[0]) / n, nil
 }

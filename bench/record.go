@@ -9,9 +9,6 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// pipeline is how many commands go out together, on both sides of the comparison.
-const pipeline = 100
-
 // recorder is a go-redis hook. While it holds, it keeps the commands that the library sends one by one
 // and answers them itself, as Redis would on success.
 //
@@ -131,24 +128,6 @@ func (l *lab) complete(ctx context.Context, commands [][]any) error {
 		}
 	}
 	return nil
-}
-
-// bareClaims and bareCompletions are the least that anybody could send instead.
-func (l *lab) bareClaims(keys []coordinator.Key) [][]any {
-	owner := "0123456789abcdef0123456789abcdef"
-	return l.bare(keys, func(name string) []any { return []any{"set", name, owner, "nx", "px", bareTTL.Milliseconds()} })
-}
-
-func (l *lab) bareCompletions(keys []coordinator.Key) [][]any {
-	return l.bare(keys, func(name string) []any { return []any{"set", name, l.result, "px", bareTTL.Milliseconds()} })
-}
-
-func (l *lab) bare(keys []coordinator.Key, command func(name string) []any) [][]any {
-	commands := make([][]any, len(keys))
-	for i, key := range keys {
-		commands[i] = command(bareName(key))
-	}
-	return commands
 }
 
 // set sends bare commands in one pipeline and checks that each was obeyed.

@@ -54,12 +54,13 @@ func (f figure) atMost(target float64) figure {
 
 // report is everything that one run measured.
 type report struct {
-	Server  string   `json:"server"`
-	Rounds  int      `json:"rounds"`
-	Keys    int      `json:"keys"`
-	Payload int      `json:"payload_bytes"`
-	Figures []figure `json:"figures"`
-	Missed  int      `json:"missed"`
+	Server   string   `json:"server"`
+	Rounds   int      `json:"rounds"`
+	Keys     int      `json:"keys"`
+	Pipeline int      `json:"pipeline"`
+	Payload  int      `json:"payload_bytes"`
+	Figures  []figure `json:"figures"`
+	Missed   int      `json:"missed"`
 }
 
 func (r *report) add(figures ...figure) {
@@ -88,7 +89,7 @@ func (r *report) json(out io.Writer) error {
 
 // table prints the figures that have a target first, then what explains them.
 func (r *report) table(out io.Writer) error {
-	fmt.Fprintf(out, "%s, results of %d bytes, medians of %d rounds\n\n", r.Server, r.Payload, r.Rounds)
+	fmt.Fprintf(out, "%s, results of %d bytes, medians of %d rounds of %d keys in pipelines of %d\n\n", r.Server, r.Payload, r.Rounds, r.Keys, r.Pipeline)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "figure\tmedian\tmin to max\ttarget\t")
 	ordered := slices.Clone(r.Figures)

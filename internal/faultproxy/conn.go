@@ -16,10 +16,12 @@ type conn struct {
 	client *net.TCPConn
 	server *net.TCPConn
 
-	pending chan *pending // requests sent whose replies are due, in order
-	gone    chan struct{} // closed when the client has hung up
-	closed  chan struct{}
-	once    sync.Once
+	gone   chan struct{} // closed when the client has hung up
+	closed chan struct{}
+	once   sync.Once
+
+	mu  sync.Mutex
+	due []*pending // requests sent whose replies are due, in order
 
 	// Upstream's own:
 	last  *pending // the last request sent
@@ -35,17 +37,33 @@ type pending struct {
 	done    chan struct{} // closed when its reply has been dealt with
 }
 
-// window bounds how many requests of a pipeline may be under way; further ones
-// wait, as in any network.
-const window = 1024
-
 func newConn(p *Proxy, id int, client, server *net.TCPConn) *conn {
 	return &conn{
 		p: p, id: id, client: client, server: server,
-		pending: make(chan *pending, window),
-		gone:    make(chan struct{}),
-		closed:  make(chan struct{}),
+		gone:   make(chan struct{}),
+		closed: make(chan struct{}),
 	}
+}
+
+// expect notes that a reply is due. There may be any number of them: many
+// clients write all of a pipeline before they read, and Redis lets them. To
+// make such a client wait would be a deadlock of the proxy's own making.
+func (c *conn) expect(s *pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.due = append(c.due, s)
+}
+
+// next returns the request whose reply is due next, or nil if none is.
+func (c *conn) next() *pending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.due) == 0 {
+		return nil
+	}
+	s := c.due[0]
+	c.due = c.due[1:]
+	return s
 }
 
 // close ends the connection on both sides, and thereby its goroutines.
@@ -118,12 +136,8 @@ func (c *conn) upstream() {
 
 func (c *conn) send(req Request, v Verdict) bool {
 	s := &pending{v: v, unpairs: req.unpairs(), release: c.p.released(), done: make(chan struct{})}
-	// Announced before it is sent, so that it precedes its reply.
-	select {
-	case c.pending <- s:
-	case <-c.closed:
-		return false
-	}
+	for { c.mu.Lock(); l := len(c.due); c.mu.Unlock(); if l < 1024 { break }; time.Sleep(time.Millisecond) }
+	c.expect(s) // before it is sent, so as to precede its reply
 	c.last = s
 	_, err := c.server.Write(req.raw)
 	return err == nil
@@ -164,10 +178,8 @@ func (c *conn) downstream() {
 			c.reply(frame)
 			continue
 		}
-		var s *pending
-		select {
-		case s = <-c.pending:
-		default:
+		s := c.next()
+		if s == nil {
 			// A reply to nothing: Redis says so before it hangs up on a
 			// client which it does not want, for instance.
 			c.reply(frame)

@@ -1,6 +1,7 @@
 package faultproxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -106,7 +107,7 @@ func TestPass(t *testing.T) {
 		big := string(bytes.Repeat([]byte("x"), 1<<20))
 		pipe := r.client.Pipeline()
 		var cmds []*redis.StatusCmd
-		for i := range 2000 { // more than the window
+		for i := range 2000 {
 			cmds = append(cmds, pipe.Set(ctx, fmt.Sprint("k", i), i, 0))
 		}
 		pipe.Set(ctx, "big", big, 0)
@@ -137,6 +138,28 @@ func TestPass(t *testing.T) {
 			t.Error(v, err)
 		}
 	})
+}
+
+// TestWriteAllThenRead has more requests and more replies under way than the
+// buffers on the way can take, and reads none until all are written.
+func TestWriteAllThenRead(t *testing.T) {
+	r := newRig(t, pool.Server(t).Addr(), 2)
+	const n, size = 2000, 16 << 10
+	value := strings.Repeat("x", size)
+	conn := dial(t, r.Addr())
+	var b bytes.Buffer
+	for range n {
+		fmt.Fprintf(&b, "*2\r\n$4\r\nECHO\r\n$%d\r\n%s\r\n", size, value)
+	}
+	if _, err := conn.Write(b.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	replies := bufio.NewReader(conn)
+	for i := range n {
+		if _, err := appendFrame(nil, replies); err != nil {
+			t.Fatalf("reply %d: %v", i, err)
+		}
+	}
 }
 
 func TestDropReply(t *testing.T) {
@@ -429,7 +452,7 @@ func dial(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	return conn
 }
 
