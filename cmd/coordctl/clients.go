@@ -19,8 +19,9 @@ func arrivalTime(clients int) time.Duration {
 	return max(4*time.Second, time.Duration(clients)*10*time.Millisecond)
 }
 
-// patience is how long a client waits for an answer before it hangs up and asks another worker.
-const patience = 1500 * time.Millisecond
+// patience is how long a client waits for an answer before it hangs up and asks another worker. A short one
+// would make a slow service slower.
+const patience = 5 * time.Second
 
 // clients send the payments and do not rest until each has its receipt.
 type clients struct {
@@ -70,11 +71,10 @@ func paymentOf(n int) []byte {
 	return body
 }
 
-// send posts a payment until it has the receipt: after the time that the service asks for, or sooner
-// when there was no answer at all.
+// send posts a payment until it has the receipt. It comes back after the time that the service asks for,
+// and a random time, longer with every try, so that a busy service gets to its work.
 func (c *clients) send(ctx context.Context, r *rand.Rand, payment string, body []byte) error {
 	for try := 0; ; try++ {
-		wait := time.Duration(1+r.IntN(4)) * 25 * time.Millisecond << min(try, 4)
 		answer, err := c.post(ctx, c.fleet.pick(r), payment, body)
 		switch {
 		case ctx.Err() != nil:
@@ -83,12 +83,10 @@ func (c *clients) send(ctx context.Context, r *rand.Rand, payment string, body [
 		case answer.status == http.StatusCreated:
 			c.compare(payment, answer.body)
 			return nil
-		case answer.retryAfter > 0:
-			wait = answer.retryAfter + upTo(r, 100*time.Millisecond)
-		default:
+		case answer.retryAfter == 0:
 			return fmt.Errorf("%s: the service answered %d: %s", payment, answer.status, bytes.TrimSpace(answer.body))
 		}
-		if err := pauseFor(ctx, wait); err != nil {
+		if err := pauseFor(ctx, answer.retryAfter+upTo(r, 100*time.Millisecond<<min(try, 4))); err != nil {
 			return err
 		}
 	}

@@ -27,8 +27,9 @@ type demoCommand struct {
 	JSON     bool   `name:"json" help:"Print one JSON object; what happens is told on standard error."`
 }
 
-// longestTail is how long after the last payment was sent a run may take; then it is ended.
-const longestTail = 20 * time.Second
+// longestTail is how long after the last payment was sent a run may take; then it is ended. A run takes a few
+// seconds, and longer on a machine too busy to renew its leases in time.
+const longestTail = time.Minute
 
 // world is what everybody in a run shares.
 type world struct {

@@ -36,7 +36,7 @@ func checkFenced(t *testing.T, got outcome) {
 		t.Fatalf("%+v", got)
 	}
 	n := numbers(t, got.out)
-	if n["ledger_duplicates"] != 0 || n["ledger_missing"] != 0 || n["payments"] != 40 || n["requests"] <= 200 || n["executions"] <= 40 {
+	if n["ledger_duplicates"] != 0 || n["ledger_missing"] != 0 || n["payments"] != 40 || n["requests"] <= 80 || n["executions"] <= 40 {
 		t.Error(got.out)
 	}
 	for _, some := range []string{"takeovers", "stale_refused", "replays", "in_progress"} {
@@ -49,20 +49,19 @@ func checkFenced(t *testing.T, got outcome) {
 	}
 }
 
-// The runs wait more than they work, so they go side by side.
+// The runs wait more than they work, so they go side by side; with fewer clients than by default, since
+// the race detector and a busy machine make each of their requests dear.
 func TestDemo(t *testing.T) {
-	lines := []string{
-		"demo --json --seed 1", "demo --json --seed 2", "demo --json --seed 3",
-		"demo --json --no-fence --seed 1", "demo --seed 4", "demo --no-fence --seed 4",
-	}
+	fenced := []string{"--seed 1", "--seed 2", "--seed 3"}
+	lines := append(fenced, "--seed 1 --no-fence")
 	got := make([]outcome, len(lines))
 	var all sync.WaitGroup
 	for i, line := range lines {
-		all.Go(func() { got[i] = invoke(t.Context(), strings.Fields(line)...) })
+		all.Go(func() { got[i] = invoke(t.Context(), strings.Fields("demo --json --clients 80 "+line)...) })
 	}
 	all.Wait()
 
-	for i, line := range lines[:3] {
+	for i, line := range fenced {
 		t.Run(line, func(t *testing.T) { checkFenced(t, got[i]) })
 	}
 	t.Run(lines[3], func(t *testing.T) {
@@ -71,18 +70,28 @@ func TestDemo(t *testing.T) {
 			t.Errorf("%+v", got[3])
 		}
 	})
-	t.Run("told", func(t *testing.T) {
-		for i, end := range map[int]string{4: "OK: every payment is booked exactly once.", 5: "FAILED: "} {
-			if !strings.Contains(got[i].out, end) || (got[i].status == exitOK) != (i == 4) {
-				t.Errorf("%s: %+v", lines[i], got[i])
-			}
+	for i, g := range got {
+		if strings.ContainsAny(g.out+g.err, "\x1b\r\b") {
+			t.Errorf("%s: control characters where there is no terminal: %q", lines[i], g.out+g.err)
 		}
-		for i, g := range got {
-			if strings.ContainsAny(g.out+g.err, "\x1b\r\b") {
-				t.Errorf("%s: control characters where there is no terminal: %q", lines[i], g.out+g.err)
-			}
+	}
+}
+
+func TestReport(t *testing.T) {
+	for _, test := range []struct {
+		report report
+		says   string
+	}{
+		{report{Payments: 40}, "OK: every payment is booked exactly once."},
+		{report{LedgerDuplicates: 1}, "FAILED: the ledger is wrong: 1 bookings too many, 0 payments missing."},
+		{report{LedgerMissing: 2}, "FAILED: the ledger is wrong: 0 bookings too many, 2 payments missing."},
+	} {
+		var told strings.Builder
+		test.report.table(newDiary(&told), true)
+		if !strings.Contains(told.String(), test.says+"\n") || !strings.Contains(told.String(), whyItHolds) {
+			t.Errorf("%+v: %s", test.report, told.String())
 		}
-	})
+	}
 }
 
 // On a real cluster, and nothing stays behind that does not end by itself.
@@ -173,10 +182,5 @@ func TestAudit(t *testing.T) {
 	duplicates, missing, err := s.ledger.audit(t.Context(), []string{"pay-01", "pay-02", "pay-03"})
 	if duplicates != 2 || missing != 1 || err != nil {
 		t.Errorf("%d duplicates, %d missing, %v", duplicates, missing, err)
-	}
-	for _, r := range []report{{LedgerDuplicates: 1}, {LedgerMissing: 1}} {
-		if r.verdict() == nil {
-			t.Errorf("%+v passes", r)
-		}
 	}
 }

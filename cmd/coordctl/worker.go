@@ -14,7 +14,7 @@ import (
 )
 
 // lease is short, so that a run shows in seconds what otherwise takes minutes.
-const lease = 500 * time.Millisecond
+const lease = 600 * time.Millisecond
 
 // worker is one instance of the service, as a process of its own would be: it has its own Redis client,
 // coordinator and HTTP server, can crash, and can be paused.
@@ -43,7 +43,7 @@ func (f *fleet) newWorker(name string) (*worker, error) {
 	w.coord, err = coordinator.New(w.rdb,
 		coordinator.WithPrefix(f.prefix),
 		coordinator.WithLease(lease),
-		coordinator.WithTimeout(4*lease),
+		coordinator.WithTimeout(3*lease),
 		coordinator.WithRetention(ledgerTime))
 	if err != nil {
 		return nil, errors.Join(err, listener.Close(), w.rdb.Close())

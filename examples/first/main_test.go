@@ -2,8 +2,6 @@ package main
 
 import (
 	"errors"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/alicebob/miniredis/v2"
@@ -28,26 +26,5 @@ func TestPay(t *testing.T) {
 	}
 	if _, _, err := pay(t.Context(), c, "payment-1", []byte("99 EUR")); !errors.Is(err, coordinator.ErrMismatch) {
 		t.Errorf("another body under the same key: %v, want ErrMismatch", err)
-	}
-}
-
-// The README's first program is this one, byte for byte.
-func TestReadmeQuotesMain(t *testing.T) {
-	source, err := os.ReadFile("main.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, after, found := strings.Cut(string(readme), "<!-- quote: examples/first/main.go -->\n```go\n")
-	quoted, _, closed := strings.Cut(after, "```\n")
-	if !found || !closed {
-		t.Fatal("README.md has no quotation marked <!-- quote: examples/first/main.go -->")
-	}
-	at := strings.Index(string(source), "package main\n")
-	if program := string(source)[at:]; quoted != program {
-		t.Errorf("README.md quotes\n%s\nand examples/first/main.go is\n%s", quoted, program)
 	}
 }

@@ -136,7 +136,6 @@ func (c *conn) upstream() {
 
 func (c *conn) send(req Request, v Verdict) bool {
 	s := &pending{v: v, unpairs: req.unpairs(), release: c.p.released(), done: make(chan struct{})}
-	for { c.mu.Lock(); l := len(c.due); c.mu.Unlock(); if l < 1024 { break }; time.Sleep(time.Millisecond) }
 	c.expect(s) // before it is sent, so as to precede its reply
 	c.last = s
 	_, err := c.server.Write(req.raw)

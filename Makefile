@@ -1,0 +1,76 @@
+# make test is everything, as CI runs it. CONTRIBUTING.md says what the other targets are for.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: test setup lint tests unit bench docs clean
+
+# Every module of go.work, by its directory.
+MODULES = $(shell go list -m -f '{{.Dir}}' | sed 's|^$(CURDIR)$$|.|; s|^$(CURDIR)/||')
+LINTERS = bin/staticcheck bin/errcheck bin/go-errorlint
+
+test:
+	@whole=$$SECONDS; \
+	for step in setup lint tests; do \
+		printf '\n== make %s\n' $$step; begin=$$SECONDS; \
+		$(MAKE) --no-print-directory $$step; \
+		printf '== make %s took %d s\n' $$step $$((SECONDS - begin)); \
+	done; \
+	printf '\n== make test took %d s\n' $$((SECONDS - whole))
+
+# The tests start the servers that they need, so a service that the package brings is of no use: where it was started, it is
+# stopped. RUNLEVEL=1 keeps most systems from starting it at all.
+setup:
+	@missing=(); \
+	command -v redis-server >/dev/null || missing+=(redis-server); \
+	command -v luacheck >/dev/null || missing+=(lua-check); \
+	if [ $${#missing[@]} -eq 0 ]; then echo "redis-server and luacheck are installed"; exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "install by hand, this is not Debian: $${missing[*]}"; exit 1; fi; \
+	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	apt="$$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q"; \
+	set -x; \
+	$$apt update </dev/null; \
+	$$apt install -y --no-install-recommends "$${missing[@]}" </dev/null; \
+	if [[ " $${missing[*]} " == *" redis-server "* ]] && systemctl is-active --quiet redis-server 2>/dev/null; then $$sudo systemctl disable --now redis-server; fi
+
+lint: $(LINTERS)
+	@root=$$PWD; failed=0; \
+	unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "gofmt -w" $$unformatted; failed=1; fi; \
+	for module in $(MODULES); do \
+		echo "vet, staticcheck, errcheck, go-errorlint: $$module"; cd $$root/$$module; \
+		go vet ./... || failed=1; \
+		$$root/bin/staticcheck ./... || failed=1; \
+		$$root/bin/errcheck -ignoretests -exclude $$root/tools/errcheck.txt ./... || failed=1; \
+		$$root/bin/go-errorlint -test=false -asserts=false ./... || failed=1; \
+	done; exit $$failed
+	COORD_REQUIRE_SERVERS=1 go test -count=1 -run '^TestLuacheck$$' .
+
+$(LINTERS) &: tools/go.mod tools/go.sum
+	GOWORK=off go -C tools build -o ../bin/ tool
+	@touch $(LINTERS)
+
+tests:
+	@root=$$PWD; failed=0; \
+	for module in $(MODULES); do \
+		cd $$root/$$module; begin=$$SECONDS; \
+		echo "COORD_REQUIRE_SERVERS=1 go test -count=1 -race ./...   in $$module"; \
+		COORD_REQUIRE_SERVERS=1 go test -count=1 -race -timeout 10m ./... || failed=1; \
+		echo "took $$((SECONDS - begin)) s"; \
+	done; exit $$failed
+
+# On miniredis alone, also where redis-server is installed.
+unit:
+	@root=$$PWD; failed=0; \
+	for module in $(MODULES); do \
+		cd $$root/$$module; echo "go test ./...   in $$module"; \
+		REDIS_SERVER=none COORD_REQUIRE_SERVERS= go test ./... || failed=1; \
+	done; exit $$failed
+
+bench:
+	go run ./bench
+
+docs:
+	go test -run '^TestDocs|^TestACL|^Example' .
+	go test ./examples/...
+
+clean:
+	rm -rf bin
