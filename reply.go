@@ -75,11 +75,15 @@ func decodeReply(raw any, k *call) (reply, error) {
 	}
 	if text := textAt(list, 1); text != "" || r.code == codeCorrupt {
 		var err error
-		if r.rec, err = decodeRecord(text, whole); err != nil {
-			return reply{}, err
+		if r.rec, err = decodeRecord(text, whole); err == nil && r.code == codeCorrupt {
+			err = fmt.Errorf("%w: it is cut off", ErrCorrupt) // behind its header, which is all that the reply has
 		}
-		if r.code == codeCorrupt {
-			return reply{}, fmt.Errorf("%w: the script refused a record that looks whole", ErrCorrupt)
+		if err != nil {
+			name := k.keys[0]
+			if n, _ := list[len(list)-1].(int64); r.code == codeCorrupt && n == 2 {
+				name = k.keys[1]
+			}
+			return reply{}, fmt.Errorf("%w (redis key %q)", err, name)
 		}
 	}
 	rest := [3]int64{}
@@ -140,6 +144,9 @@ func decodeRecord(s string, whole bool) (record, error) {
 	var r record
 	if s == "" {
 		return r, fmt.Errorf("%w: it is empty", ErrCorrupt)
+	}
+	if s == "WRONGTYPE" {
+		return r, fmt.Errorf("%w: it is of another type, so another program wrote it; give this one a prefix of its own", ErrCorrupt)
 	}
 	if s[0] != recordVersion {
 		if '2' <= s[0] && s[0] <= '9' && len(s) >= 2 && bytes.IndexByte([]byte("cfpr"), s[1]) >= 0 {

@@ -140,7 +140,7 @@ func loadNode(ctx context.Context, node redis.UniversalClient) error {
 		pipe.ScriptLoad(ctx, s.text)
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
-		return explain(err, "")
+		return explain(err)
 	}
 	return nil
 }
@@ -156,7 +156,7 @@ func checkVersion(ctx context.Context, node redis.UniversalClient) error {
 		if errors.As(err, &refused) {
 			return nil
 		}
-		return explain(err, "")
+		return explain(err)
 	}
 	version := infoField(info, "redis_version")
 	major, _, _ := strings.Cut(version, ".")

@@ -108,8 +108,11 @@ func (c *Coordinator) abandon(calls []*call, cause, last error) {
 	}
 }
 
+// lastMoment is how long after its context's end a call waits for a reply that is on its way.
+const lastMoment = 20 * time.Millisecond
+
 // exchange sends every call once and settles those whose fate is known; for the rest it returns one of
-// their errors. It returns when ctx ends, whatever the connection does.
+// their errors. It returns when ctx ends, give or take a moment, whatever the connection does.
 func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
 	sent := time.Now()
 	finished := make(chan []answer, 1)
@@ -118,10 +121,12 @@ func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
 	select {
 	case answers = <-finished:
 	case <-ctx.Done():
-		// The reply may be here already: then it is known, and should be used.
+		// A reply that is all but here makes the outcome known, which is worth a moment.
+		last := time.NewTimer(lastMoment)
+		defer last.Stop()
 		select {
 		case answers = <-finished:
-		default:
+		case <-last.C:
 			for _, k := range calls {
 				k.maybe = true
 			}
@@ -134,14 +139,12 @@ func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
 		switch fateOf(a.err) {
 		case fateAnswered:
 			k.settled, k.unconfirmed = true, a.unconfirmed
-			if k.reply, k.err = decodeReply(a.raw, k); k.err != nil {
-				k.err = fmt.Errorf("%w (redis key %q)", k.err, k.keys[0])
-			}
+			k.reply, k.err = decodeReply(a.raw, k)
 			k.reply.sent = sent
 		case fateRefused:
 			k.settled = true
 			if k.err = a.err; !k.fenced || c.ofServer(a.err) {
-				k.err = explain(a.err, k.keys[0])
+				k.err = explain(a.err)
 			}
 		case fateNotRun:
 			open = a.err
@@ -325,12 +328,9 @@ func (c *Coordinator) ofServer(err error) bool {
 }
 
 // explain turns an error that will not go away by itself into one of ours that says what to do.
-func explain(err error, redisKey string) error {
+func explain(err error) error {
 	if errors.Is(err, ErrUnavailable) {
 		return err
-	}
-	if redis.HasErrorPrefix(err, "WRONGTYPE") {
-		return fmt.Errorf("%w: redis key %q holds another type, so another program wrote it; give this one a prefix of its own: %w", ErrCorrupt, redisKey, err)
 	}
 	for _, r := range remedies {
 		if redis.HasErrorPrefix(err, r.prefix) {

@@ -1,14 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 
 	"github.com/onceward/coordinator"
 )
 
-// steps claim and complete the keys of one pipeline.
+// steps claim and complete the keys of one pipeline, and verify a sample of the results.
 type steps struct {
-	claim, complete func(context.Context, []coordinator.Key) error
+	claim, complete, verify func(context.Context, []coordinator.Key) error
 }
 
 // librarySteps are for one fill: completions take the leases in the order of the claims.
@@ -29,6 +31,13 @@ func (l *lab) librarySteps(opts ...coordinator.ClaimOption) steps {
 			recorded = recorded[1:]
 			return l.complete(ctx, commands)
 		},
+		verify: func(ctx context.Context, keys []coordinator.Key) error {
+			_, err := l.coord.Claim(ctx, keys[len(keys)-1], opts...)
+			if r, ok := coordinator.ResultOf(err); !ok || !bytes.Equal(r.Payload, l.result) {
+				return fmt.Errorf("a recorded completion did not store its result: %v", err)
+			}
+			return nil
+		},
 	}
 }
 
@@ -45,6 +54,7 @@ func (l *lab) bareSteps() steps {
 	return steps{
 		claim:    func(ctx context.Context, keys []coordinator.Key) error { return send(ctx, keys, owner, "nx") },
 		complete: func(ctx context.Context, keys []coordinator.Key) error { return send(ctx, keys, l.result) },
+		verify:   func(context.Context, []coordinator.Key) error { return nil }, // each has answered OK
 	}
 }
 
@@ -68,6 +78,11 @@ func (l *lab) fill(ctx context.Context, keys int, do steps, look func() error) e
 			}
 		}
 		if err := look(); err != nil {
+			return err
+		}
+	}
+	for _, batch := range batches {
+		if err := do.verify(ctx, batch); err != nil {
 			return err
 		}
 	}

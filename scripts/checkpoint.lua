@@ -4,7 +4,7 @@
 -- ARGV[1]  head: the grant
 -- ARGV[2]  sequence number, 10 digits, rising with every checkpoint of the key
 -- ARGV[3]  data
--- Replies: {OK} · {LOST} nothing there · {STALE, header} ended, another's, or a later checkpoint is there · {CORRUPT, header}
+-- Replies: {OK} · {LOST} nothing there · {STALE, header} ended, another's, or a later checkpoint is there · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: none; in progress and lapsed keep their state.
 -- Repeating: the same number with the same data is a copy and succeeds; an older one never overwrites a newer.
 local rec = redis.pcall('GET', KEYS[1])

@@ -11,7 +11,7 @@
 -- ARGV[8]  optional, when the client made the key, ms since 1970; empty: not known
 -- Replies: {OK, record, now} granted, or granted before to this owner · {OVER} this owner's grant has ended: draw a new one
 --   {MISMATCH} · {FINISHED, record} · {IN_PROGRESS, header, now} · {BLOCKED, fence header, now, attempt} another key holds the resource
---   {UNCERTAIN} · {KEY_EXPIRED} · {AHEAD, n} ARGV[n] is too far ahead of the clock · {SPENT} no token left below 2^53 · {CORRUPT, header}
+--   {UNCERTAIN} · {KEY_EXPIRED} · {AHEAD, n} ARGV[n] is too far ahead of the clock · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: absent, released, lapsed → in progress.
 -- Repeating: the owner is kept in the record in every state, so a copy finds its own grant (unchanged) or finds it over.
 
@@ -33,7 +33,7 @@ local flags = ARGV[6] or ''
 local rewrite = find(flags, 'w', 1, true)
 local state, attempt, mark, checkpoint = nil, 1, '0', ''
 if rec then
-  if broken(rec) then return refuse(rec) end
+  if broken(rec) then return refuse(rec, 1) end
   state = sub(rec, 2, 2)
   local size, from = num(rec, 60, 61), 100
   if state == 'c' or state == 'f' then from = 75 end
@@ -50,7 +50,7 @@ if rec then
 end
 
 local fence = KEYS[2] and redis.pcall('GET', KEYS[2])
-if fence and broken(fence) then return refuse(fence) end
+if fence and broken(fence) then return refuse(fence, 2) end
 
 local time = redis.call('TIME')
 local now = millis(time)

@@ -44,20 +44,21 @@ local function broken(rec)
   return tail ~= '' and (#tail < 10 or find(tail, '%D') ~= nil)
 end
 
--- The answer for such a value: the server's own error where GET gave one.
-local function refuse(rec)
-  if type(rec) == 'table' then return rec end
-  return {CORRUPT, sub(rec, 1, 99)}
+-- The answer for such a value of KEYS[n]; GET's own error where it is not about the value.
+local function refuse(rec, n)
+  if type(rec) ~= 'table' then return {CORRUPT, sub(rec, 1, 99), n} end
+  if find(rec.err, '^WRONGTYPE') then return {CORRUPT, 'WRONGTYPE', n} end
+  return rec
 end
 
 -- The fence of a holder whose grant is current, none without a resource; or the answer where it is not.
-local function hold(rec, head, name)
+local function hold(rec, head, name, n)
   if not rec then return nil, {LOST} end
-  if broken(rec) then return nil, refuse(rec) end
+  if broken(rec) then return nil, refuse(rec, n or 1) end
   if sub(rec, 1, 50) ~= head then return nil, {STALE, sub(rec, 1, 99)} end
   if not name then return nil end
   local fence = redis.pcall('GET', name)
-  local _, refusal = hold(fence, head)
+  local _, refusal = hold(fence, head, nil, 2)
   return fence, refusal
 end
 

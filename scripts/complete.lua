@@ -9,7 +9,7 @@
 -- ARGV[6]  end of the lease as last confirmed, ms by the server's clock
 -- ARGV[7]  optional, 1: a repeat writes the record again, for WAIT
 -- Replies: {OK, '', when it finished} · {RESTORED, '', now} the record had been lost and is written anew · {FINISHED, record} by this grant, but otherwise
---   {LOST} nothing there, and too late to write it · {STALE, header} released, or another's · {CORRUPT, header}
+--   {LOST} nothing there, and too late to write it · {STALE, header} released, or another's · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: in progress, lapsed → completed or failed; absent → the same, before the lease's end only.
 -- Repeating: the same outcome and payload by the same grant succeeds and writes nothing.
 local rec = redis.pcall('GET', KEYS[1])

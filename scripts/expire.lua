@@ -5,16 +5,16 @@
 -- ARGV[2]  owner of the tombstone where there is no record
 -- ARGV[3]  how long the tombstone stays, ms
 -- ARGV[4]  retention: how long a cleared fence stays, ms
--- Replies: {OK} expired, or something newer is there · {SPENT} no token left below 2^53 · {CORRUPT, header}
+-- Replies: {OK} expired, or something newer is there · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: every state → released, as a tombstone with a raised token, attempt 0, no checkpoint, bound to no fingerprint.
 -- Repeating: the token has risen, so a copy finds something newer and writes nothing.
 local rec = redis.pcall('GET', KEYS[1])
 if rec then
-  if broken(rec) then return refuse(rec) end
+  if broken(rec) then return refuse(rec, 1) end
   if sub(rec, 35, 50) ~= ARGV[1] then return {OK} end
 end
 local fence = KEYS[2] and redis.pcall('GET', KEYS[2])
-if fence and broken(fence) then return refuse(fence) end
+if fence and broken(fence) then return refuse(fence, 2) end
 
 local time = redis.call('TIME')
 local now = millis(time)

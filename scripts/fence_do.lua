@@ -9,9 +9,8 @@
 -- Repeating: runs the command again, so the wrapper sends it once.
 local current = redis.pcall('GET', KEYS[1])
 if not current then return {STALE} end
-if type(current) == 'table' then return current end
-if sub(current, 1, 50) ~= ARGV[1] then
-  if broken(current) then return refuse(current) end
+if type(current) == 'table' or sub(current, 1, 50) ~= ARGV[1] then
+  if broken(current) then return refuse(current, 1) end
   return {STALE, sub(current, 1, 99)}
 end
 local reply = redis.pcall(ARGV[2], KEYS[2], unpack(ARGV, 3))

@@ -8,9 +8,8 @@
 -- Repeating: runs the text again, so the wrapper sends it once.
 local current = redis.pcall('GET', KEYS[1])
 if not current then return {STALE} end
-if type(current) == 'table' then return current end
-if sub(current, 1, 50) ~= ARGV[1] then
-  if broken(current) then return refuse(current) end
+if type(current) == 'table' or sub(current, 1, 50) ~= ARGV[1] then
+  if broken(current) then return refuse(current, 1) end
   return {STALE, sub(current, 1, 99)}
 end
 table.remove(KEYS, 1)

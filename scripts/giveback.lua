@@ -5,16 +5,16 @@
 -- ARGV[2]  retention: how long a released record stays, ms
 -- ARGV[3]  how long a tombstone stays, ms
 -- ARGV[4]  optional, 1: nobody worked under the grant, its attempt does not count
--- Replies: {OK} · {SPENT} no token left below 2^53 · {CORRUPT, header}
+-- Replies: {OK} · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: in progress, lapsed → released; absent → released, by a tombstone that makes a late copy of the claim find itself over.
 -- Repeating: a copy finds the owner's record released and writes nothing.
 local rec = redis.pcall('GET', KEYS[1])
 if rec then
-  if broken(rec) then return refuse(rec) end
+  if broken(rec) then return refuse(rec, 1) end
   if sub(rec, 2, 34) ~= 'p' .. ARGV[1] then return {OK} end
 end
 local fence = KEYS[2] and redis.pcall('GET', KEYS[2])
-if fence and broken(fence) then return refuse(fence) end
+if fence and broken(fence) then return refuse(fence, 2) end
 local held = fence and sub(fence, 2, 34) == 'p' .. ARGV[1] and (not rec or sub(fence, 35, 50) == sub(rec, 35, 50))
 if rec and KEYS[2] and not held then return {OK} end
 

@@ -3,7 +3,7 @@
 -- KEYS[2]  the fence of the resource; none without a resource
 -- ARGV[1]  head: the grant
 -- ARGV[2]  retention: how long the released record stays, ms
--- Replies: {OK} released, or nothing of this grant's to release · {CORRUPT, header}
+-- Replies: {OK} released, or nothing of this grant's to release · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: in progress, lapsed → released.
 -- Repeating: only the grant itself is released; a copy finds it ended, or another's, and writes nothing.
 local rec = redis.pcall('GET', KEYS[1])

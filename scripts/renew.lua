@@ -5,7 +5,7 @@
 -- ARGV[2]  length: of the lease and its grace, ms
 -- ARGV[3]  retention: how long the record outlives the lease, ms
 -- ARGV[4]  optional, 1: answer with the whole record
--- Replies: {OK, header or record, now} · {LOST} nothing there, or lapsed · {STALE, header} ended or another's · {CORRUPT, header}
+-- Replies: {OK, header or record, now} · {LOST} nothing there, or lapsed · {STALE, header} ended or another's · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: in progress → in progress. A lapsed lease is not revived: somebody may have been told that it is free.
 -- Repeating: the end is the later of the stored and the new one; a late copy prolongs a live grant by one lease at most.
 local rec = redis.pcall('GET', KEYS[1])

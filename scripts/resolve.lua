@@ -6,12 +6,12 @@
 -- ARGV[3]  payload of the result; empty for r
 -- ARGV[4]  retention of the result or the released record, ms
 -- Replies: {OK} · {ABSENT} nothing there to settle, or released · {IN_PROGRESS, header, now} · {FINISHED, record} otherwise
---   {MOVED_ON} lapsed again since it was read · {SPENT} no token left below 2^53 · {CORRUPT, header}
+--   {MOVED_ON} lapsed again since it was read · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: lapsed → released, completed, failed; the token is raised, so that the old holder is stale.
 -- Repeating: a copy finds the asked outcome there and succeeds, or finds something newer and writes nothing.
 local rec = redis.pcall('GET', KEYS[1])
 if not rec then return {ABSENT} end
-if broken(rec) then return refuse(rec) end
+if broken(rec) then return refuse(rec, 1) end
 local state, size = sub(rec, 2, 2), num(rec, 60, 61)
 if state == 'r' then
   if ARGV[2] == 'r' then return {OK} end
@@ -22,7 +22,7 @@ if state ~= 'p' then
   return {FINISHED, rec}
 end
 local fence = KEYS[2] and redis.pcall('GET', KEYS[2])
-if fence and broken(fence) then return refuse(fence) end
+if fence and broken(fence) then return refuse(fence, 2) end
 
 local time = redis.call('TIME')
 local now = millis(time)

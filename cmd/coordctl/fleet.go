@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
 
 const workers = 4
 
-// longestPause ends a pause that nobody takes advantage of.
-const longestPause = 5 * time.Second
+// longestPause ends a pause during which nobody else books the payment.
+const longestPause = 6 * time.Second
 
 // fleet keeps a number of workers running, replaces those that crash, and lets trouble strike them.
 type fleet struct {
@@ -57,7 +58,7 @@ func (f *fleet) stop() {
 	defer cancel()
 	f.mu.Lock()
 	f.over = true
-	all := append(f.gone, f.up...)
+	all := slices.Concat(f.gone, f.up)
 	f.mu.Unlock()
 	for _, w := range all {
 		w.stop(ctx)
@@ -72,6 +73,9 @@ var (
 // strike lets happen to a worker what the schedule has for the payment in its hands.
 func (f *fleet) strike(w *worker, at moment, payment string) error {
 	w.gate.pass() // a paused process gets nowhere
+	if w.isDown() {
+		return errCrashed
+	}
 	switch f.schedule.take(payment, at) {
 	case crashBefore:
 		f.diary.note(bad, w.name, "crashes before it books %s", payment)
@@ -80,7 +84,7 @@ func (f *fleet) strike(w *worker, at moment, payment string) error {
 		f.diary.note(bad, w.name, "crashes after it booked %s, before it could say so", payment)
 		return f.crash(w)
 	case pause:
-		f.pause(w, payment)
+		return f.pause(w, payment)
 	}
 	return nil
 }
@@ -91,22 +95,21 @@ func (f *fleet) crash(w *worker) error {
 		return err
 	}
 	f.mu.Lock()
-	for i, other := range f.up {
-		if other == w {
-			f.up = append(f.up[:i:i], f.up[i+1:]...)
-			f.gone = append(f.gone, w)
-			break
-		}
-	}
+	f.up = slices.DeleteFunc(f.up, func(other *worker) bool { return other == w })
+	f.gone = append(f.gone, w)
 	f.mu.Unlock()
 	w.crash()
 	return errCrashed
 }
 
 // pause stops a worker until somebody else has booked the payment that it was about to book.
-func (f *fleet) pause(w *worker, payment string) {
+func (f *fleet) pause(w *worker, payment string) error {
 	f.pausing.Lock()
 	defer f.pausing.Unlock()
+	if w.isDown() { // it crashed over another payment meanwhile; whoever takes this one over is paused instead
+		f.schedule.put(payment, pause)
+		return errCrashed
+	}
 	reopen := w.gate.shut()
 	defer reopen()
 	f.diary.note(warn, w.name, "is paused before it books %s, and does not know it", payment)
@@ -118,4 +121,5 @@ func (f *fleet) pause(w *worker, payment string) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	f.diary.note(warn, w.name, "wakes up after %v and goes on to book %s", time.Since(began).Round(10*time.Millisecond), payment)
+	return nil
 }

@@ -39,10 +39,10 @@ func (r *report) verdict() error {
 func (r *report) json(out io.Writer) error { return json.NewEncoder(out).Encode(r) }
 
 const (
-	whyItHolds = `Why it holds: from its grant on, only the current holder can write behind the fence of a payment.
-So what it reads in the ledger stays true until it writes: it books what is not there, and nothing else.`
-	whyItFails = `Without the fence a holder reads the ledger, and somebody whose time is over writes after that.
-The same service with the fence (leave out --no-fence) books every payment once.`
+	whyItHolds = `Why it holds: from its grant on, only the current holder can write behind a payment's fence, so what
+it reads in the ledger stays true until it writes. It books what is not there; what comes late is refused.`
+	whyItFails = `Without the fence a write counts whoever sends it and whenever it arrives: from a worker whose time is
+over, out of the network after its sender gave up, or sent again because only the reply was lost.`
 )
 
 // table writes the report for people.

@@ -83,3 +83,10 @@ func (s *schedule) take(payment string, at moment) trouble {
 	delete(s.ahead, payment)
 	return t
 }
+
+// put makes a payment meet trouble once more, where what was taken could not strike.
+func (s *schedule) put(payment string, t trouble) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ahead[payment] = t
+}

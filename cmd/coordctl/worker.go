@@ -80,6 +80,12 @@ func (w *worker) whileUp(next http.Handler) http.Handler {
 	})
 }
 
+func (w *worker) isDown() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.down
+}
+
 // crash ends the worker as kill -9 would: connections break, nothing is finished and nothing given back.
 // What it held stays held until the leases lapse.
 func (w *worker) crash() {
