@@ -278,9 +278,14 @@ func TestCallsReturnWhenTheirContextEnds(t *testing.T) {
 		"resolve":    func(ctx context.Context) error { return c.Resolve(ctx, key, Resolution{Rerun: true}) },
 		"give back":  func(ctx context.Context) error { return c.GiveBack(ctx, key, mine) },
 		"resume":     func(ctx context.Context) error { _, err := c.Resume(ctx, key, lease.Grant()); return err },
-		"fence":      func(ctx context.Context) error { f := c.Fence(key); return f.Do(ctx, lease.Grant(), "get", f.Tag()).Err() },
-		"claim many": func(ctx context.Context) error { return c.ClaimMany(ctx, []ClaimRequest{{Key: newKey(t)}, {Key: newKey(t)}})[0].Err },
-		"load":       func(ctx context.Context) error { return c.Load(ctx) },
+		"fence": func(ctx context.Context) error {
+			f := c.Fence(key)
+			return f.Do(ctx, lease.Grant(), "get", f.Tag()).Err()
+		},
+		"claim many": func(ctx context.Context) error {
+			return c.ClaimMany(ctx, []ClaimRequest{{Key: newKey(t)}, {Key: newKey(t)}})[0].Err
+		},
+		"load": func(ctx context.Context) error { return c.Load(ctx) },
 		"do": func(ctx context.Context) error {
 			_, _, err := Do(ctx, c, newKey(t), func(context.Context, *Lease) (int, error) { return 1, nil })
 			return err

@@ -149,7 +149,7 @@ func grantOutcome(lease *Lease, err error) string {
 	switch {
 	case err != nil:
 		return outcomeOf(err)
-	case lease.attempt > 1:
+	case lease.takeover:
 		return "takeover"
 	}
 	return "granted"
@@ -186,7 +186,7 @@ func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
 
 func (c *Coordinator) claimCall(q *claim) *call {
 	length := q.length()
-	args := []any{q.owner, printOf(q.fingerprint), fmt.Sprintf("%012d", length.Milliseconds()), millis(q.lifetime), millis(c.retention)}
+	args := []any{q.owner, printOf(q.fingerprint), fmt.Sprintf("%012d", length.Milliseconds()), millis(q.lifetime), millis(length + c.retention)}
 	if q.quarantine || c.replicas > 0 || q.minToken > 0 || !q.issuedAt.IsZero() {
 		flags, issued := "", ""
 		if q.quarantine {
@@ -237,6 +237,7 @@ func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Le
 			// It took so long that the lease is over before it began; holding on to it would only block the key.
 			return nil, true, c.giveBack(ctx, q.key, q.names, q.owner, true)
 		}
+		lease.takeover = r.number == 1
 		c.renewer.add(lease)
 		return lease, false, nil
 	case codeOver:
@@ -309,7 +310,7 @@ type ClaimResult struct {
 // ClaimMany claims many keys in one round trip per node and returns the results in the same order. A key
 // that is asked for twice is granted once. Requests with [WaitUpTo] wait beside each other.
 func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []ClaimResult {
-	ctx, end := c.begin(ctx, "claim_many", Key{})
+	ctx, end := c.beginMany(ctx, "claim_many", Key{})
 	results := make([]ClaimResult, len(reqs))
 	claims := make([]*claim, len(reqs))
 	calls := make([]*call, len(reqs))
@@ -340,6 +341,6 @@ func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []Clai
 		}
 	}
 	waiting.Wait()
-	end("ok", nil)
+	end(len(reqs), "ok", nil)
 	return results
 }

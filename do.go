@@ -110,7 +110,7 @@ func perform[T any](ctx context.Context, lease *Lease, fn func(context.Context, 
 	var final *finalError
 	if err != nil && !errors.As(err, &final) {
 		releaseFor(detached, lease)
-		if lease.lost() && !errors.Is(err, ErrLeaseLost) {
+		if lease.lost() && !errors.Is(err, context.Cause(lease.ctx)) && !errors.Is(err, ErrStaleToken) {
 			err = fmt.Errorf("%w: %w", lease.lostError(), err)
 		}
 		return v, false, err

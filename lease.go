@@ -23,6 +23,7 @@ type Lease struct {
 	lease       time.Duration
 	grace       time.Duration
 	manual      bool
+	takeover    bool // of a lapsed lease
 	ctx         context.Context
 	cancel      context.CancelCauseFunc
 	saving      chan struct{} // one checkpoint at a time
@@ -180,7 +181,7 @@ func (l *Lease) lose() {
 
 // finish ends the lease's context with a cause, nil for a good end, and its renewal.
 func (l *Lease) finish(cause error) {
-	if cause == ErrLeaseLost && l.ctx.Err() == nil {
+	if errors.Is(cause, ErrLeaseLost) && l.ctx.Err() == nil {
 		l.c.observer.Note(Event{Op: "lease", Outcome: "lost", Key: l.key, Err: cause, Count: 1})
 	}
 	l.cancel(cause)

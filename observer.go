@@ -22,7 +22,7 @@ type Event struct {
 	// await, inspect, expire, resolve, resume, fence_do, fence_eval, load, do. Of a Note it is what was at
 	// work: renewal, lease, wait, complete.
 	Op string
-	// Outcome of a call: ok, granted, takeover (granted, not for the first time), replayed, in_progress,
+	// Outcome of a call: ok, granted, takeover (granted, after a lease had lapsed), replayed, in_progress,
 	// mismatch, uncertain, lease_lost, stale, not_found, unknown, not_replicated, key_expired, invalid,
 	// too_large, corrupt, unavailable, closed, error. Of a Note: renewed, late (a renewal that failed, or
 	// came after two thirds of the lease), lost, waiting, restored (a result written anew after Redis had lost the record).
@@ -46,13 +46,18 @@ func (noObserver) Note(Event) {}
 
 // begin tells the observer that a call begins; the function it returns, that it ended.
 func (c *Coordinator) begin(ctx context.Context, op string, key Key) (context.Context, func(outcome string, err error)) {
+	ctx, end := c.beginMany(ctx, op, key)
+	return ctx, func(outcome string, err error) { end(1, outcome, err) }
+}
+
+func (c *Coordinator) beginMany(ctx context.Context, op string, key Key) (context.Context, func(count int, outcome string, err error)) {
 	if _, none := c.observer.(noObserver); none {
-		return ctx, func(string, error) {}
+		return ctx, func(int, string, error) {}
 	}
 	began := time.Now()
 	ctx, end := c.observer.Begin(ctx, op)
-	return ctx, func(outcome string, err error) {
-		end(Event{Op: op, Outcome: outcome, Key: key, Err: err, Duration: time.Since(began), Count: 1})
+	return ctx, func(count int, outcome string, err error) {
+		end(Event{Op: op, Outcome: outcome, Key: key, Err: err, Duration: time.Since(began), Count: count})
 	}
 }
 

@@ -36,7 +36,7 @@ type reply struct {
 	code   code
 	rec    record
 	now    time.Duration // the server's clock, since 1970
-	number int64         // attempt behind codeBlocked, index behind codeAhead, ms the key has left behind codeOK of inspect
+	number int64         // attempt behind codeBlocked, 1 for a takeover behind codeOK of claim, index behind codeAhead, ms the key has left behind codeOK of inspect
 	size   int64         // bytes of result or checkpoint, of inspect
 	value  any           // what a fenced command answered
 	sent   time.Time     // before the copy that was answered went out
@@ -47,6 +47,14 @@ func (r *reply) remaining() time.Duration { return max(r.rec.end-r.now, 0) }
 
 // decodeReply reads what a script returned. Everything that comes from Redis passes through here.
 func decodeReply(raw any, k *call) (reply, error) {
+	// A table costs the server about as much as a GET, so the two most frequent answers come without one.
+	if granted, ok := raw.(string); ok && k.script == claimScript {
+		rec, err := decodeRecord(granted, true)
+		return reply{code: codeOK, rec: rec, now: rec.end - rec.length}, err
+	}
+	if finished, ok := raw.(int64); ok && k.script == completeScript {
+		return reply{code: codeOK, now: time.Duration(finished) * time.Millisecond}, nil
+	}
 	list, _ := raw.([]any)
 	if len(list) == 0 {
 		return reply{}, fmt.Errorf("%w: a script answered %T; another program may have loaded it", ErrCorrupt, raw)

@@ -78,9 +78,20 @@ type script struct {
 }
 
 func newScript(verb, text string) *script {
-	text = commonText + text
+	text = compose(text)
 	sum := sha1.Sum([]byte(text))
 	return &script{verb: verb, text: text, sha: hex.EncodeToString(sum[:])}
+}
+
+// commonPlace is where a verb that has a short way for its most frequent case wants the shared part: behind it,
+// because making the shared functions costs more than that case. The other verbs have it in front.
+const commonPlace = "--[[COMMON]]\n"
+
+func compose(text string) string {
+	if before, after, ok := strings.Cut(text, commonPlace); ok {
+		return before + commonText + after
+	}
+	return commonText + text
 }
 
 // userText is the place in fence_eval.lua where the user's own script goes.
@@ -160,6 +171,9 @@ func checkVersion(ctx context.Context, node redis.UniversalClient) error {
 	}
 	version := infoField(info, "redis_version")
 	major, _, _ := strings.Cut(version, ".")
+	if infoField(info, "arch_bits") == "32" {
+		return fmt.Errorf("%w: the server is a 32-bit one, whose Lua cuts tokens off; a 64-bit Redis 7.0 or Valkey 7.2 or later is needed", ErrUnavailable)
+	}
 	if n, err := strconv.Atoi(major); err == nil && n < oldestServer {
 		return fmt.Errorf("%w: the server is Redis %s; Redis 7.0 or Valkey 7.2 or later is needed", ErrUnavailable, version)
 	}

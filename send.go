@@ -74,7 +74,10 @@ func (c *Coordinator) run(ctx context.Context, calls ...*call) {
 			c.abandon(pending, context.Cause(ctx), last)
 			return
 		}
-		if last = c.exchange(ctx, pending); last == nil {
+		attempt, done := c.patience(ctx, pending)
+		last = c.exchange(attempt, pending)
+		done()
+		if last == nil {
 			return
 		}
 		var again []*call
@@ -88,6 +91,16 @@ func (c *Coordinator) run(ctx context.Context, calls ...*call) {
 			c.cluster.ReloadState(ctx) // by itself it looks once a minute
 		}
 	}
+}
+
+// patience bounds one sending: a connection that hangs must not use up all of a call's time, when another
+// one, or another master, may answer. A call that is sent once has it all.
+func (c *Coordinator) patience(ctx context.Context, calls []*call) (context.Context, context.CancelFunc) {
+	end, has := ctx.Deadline()
+	if !has || calls[0].once {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, max(time.Until(end)/3, 500*time.Millisecond, c.replicaWait+250*time.Millisecond))
 }
 
 // abandon settles what is still open when there is no more time.
@@ -308,6 +321,8 @@ func fateOf(err error) fate {
 var remedies = []struct{ prefix, remedy string }{
 	{"OOM", "its memory is full: raise maxmemory, and keep maxmemory-policy noeviction"},
 	{"NOPERM", "its ACL refuses us: docs/redis.md has the line to paste"},
+	{"ERR The user executing the script", "its ACL refuses what our scripts do: docs/redis.md has the line to paste"},
+	{"ACL failure in script", "its ACL refuses what our scripts do: docs/redis.md has the line to paste"},
 	{"NOAUTH", "it wants a password: set it in the client's options"},
 	{"WRONGPASS", "it refuses the password: mend it in the client's options"},
 	{"MISCONF", "it cannot write its disk: see its log"},
@@ -319,12 +334,19 @@ func (c *Coordinator) ofServer(err error) bool {
 	if _, told := err.(redis.Error); !told {
 		return true
 	}
-	for _, r := range remedies {
-		if redis.HasErrorPrefix(err, r.prefix) {
-			return true
+	return remedy(err) != ""
+}
+
+func remedy(err error) string {
+	var told redis.Error
+	if errors.As(err, &told) {
+		for _, r := range remedies {
+			if strings.HasPrefix(told.Error(), r.prefix) {
+				return r.remedy
+			}
 		}
 	}
-	return false
+	return ""
 }
 
 // explain turns an error that will not go away by itself into one of ours that says what to do.
@@ -332,10 +354,8 @@ func explain(err error) error {
 	if errors.Is(err, ErrUnavailable) {
 		return err
 	}
-	for _, r := range remedies {
-		if redis.HasErrorPrefix(err, r.prefix) {
-			return fmt.Errorf("%w: %s: %w", ErrUnavailable, r.remedy, err)
-		}
+	if what := remedy(err); what != "" {
+		return fmt.Errorf("%w: %s: %w", ErrUnavailable, what, err)
 	}
 	if strings.Contains(err.Error(), "unknown command") {
 		return fmt.Errorf("%w: the server does not know a command that we need; Redis 7.0 or Valkey 7.2 or later is needed: %w", ErrUnavailable, err)

@@ -23,12 +23,6 @@ const (
 	buried = 2 * time.Hour // what a tombstone stays
 )
 
-// cell is what a verb finds and what it must leave.
-type cell struct {
-	state string // of the record: a row of the table
-	fence string // of the fence, where there is a resource
-}
-
 // stand makes the record of a state as of the server's clock.
 func stand(state string, now time.Duration) (record, bool) {
 	r := record{
@@ -45,6 +39,8 @@ func stand(state string, now time.Duration) (record, bool) {
 	}
 	switch what {
 	case "live":
+	case "bare": // as the claim left it
+		r.data, r.sequence, r.checkpointed = nil, 0, false
 	case "stepped": // the clock was stepped back by an hour
 		r.end, r.maximum = r.end+time.Hour, r.maximum+time.Hour
 	case "lapsed":
@@ -90,7 +86,7 @@ func standFence(state string, now time.Duration, n names) (record, bool) {
 	return r, true
 }
 
-// bench is one server with one key set up.
+// setting is one server with one key set up.
 type setting struct {
 	t     *testing.T
 	c     *Coordinator
@@ -254,14 +250,14 @@ var table = map[string]map[string]expectation{
 	"checkpoint again":    {"mine live": {codeOK, "same", "same"}, "mine lapsed": {codeOK, "same", "same"}},
 	"checkpoint too late": {"mine live": {codeStale, "same", "same"}, "mine lapsed": {codeStale, "same", "same"}},
 	"complete": {
-		"absent": {codeRestored, "done c", "same"}, "mine live": {codeOK, "done c", "cleared"}, "mine lapsed": {codeOK, "done c", "cleared"},
+		"absent": {codeRestored, "done c", "cleared"}, "mine bare": {codeOK, "done c", "cleared"}, "mine live": {codeOK, "done c", "cleared"}, "mine lapsed": {codeOK, "done c", "cleared"},
 		"mine completed": {codeOK, "same", "same"}, "mine completed otherwise": {codeFinished, "same", "same"}, "mine failed": {codeFinished, "same", "same"},
 		"mine released": {codeStale, "same", "same"}, "other live": {codeStale, "same", "same"}, "other lapsed": {codeStale, "same", "same"},
 		"other released": {codeStale, "same", "same"}, "other completed": {codeStale, "same", "same"}, "other tombstone": {codeStale, "same", "same"},
 	},
 	"complete after the end": {"absent": {codeLost, gone, "same"}, "mine lapsed": {codeOK, "done c", "cleared"}},
 	"fail": {
-		"absent": {codeRestored, "done f", "same"}, "mine live": {codeOK, "done f", "cleared"}, "mine lapsed": {codeOK, "done f", "cleared"},
+		"absent": {codeRestored, "done f", "cleared"}, "mine bare": {codeOK, "done f", "cleared"}, "mine live": {codeOK, "done f", "cleared"}, "mine lapsed": {codeOK, "done f", "cleared"},
 		"mine failed": {codeOK, "same", "same"}, "mine completed": {codeFinished, "same", "same"}, "mine released": {codeStale, "same", "same"},
 		"other live": {codeStale, "same", "same"}, "other completed": {codeStale, "same", "same"},
 	},
@@ -328,10 +324,11 @@ var withResource = map[string]map[string]expectation{
 	},
 	"checkpoint": {"mine live / gone": {codeLost, "same", "gone"}, "mine live / other": {codeStale, "same", "same"}},
 	"complete": {
-		"absent / mine": {codeLost, gone, "same"}, "absent / gone": {codeLost, gone, "gone"}, "mine live / gone": {codeLost, "same", "gone"},
+		"absent / other": {codeStale, gone, "same"}, "absent / mine cleared": {codeStale, gone, "same"}, "absent / gone": {codeLost, gone, "gone"},
+		"mine live / gone":  {codeLost, "same", "gone"},
 		"mine live / other": {codeStale, "same", "same"}, "mine lapsed / other lapsed": {codeStale, "same", "same"}, "mine completed / other": {codeOK, "same", "same"},
 	},
-	"fail":      {"absent / mine": {codeLost, gone, "same"}, "mine live / other": {codeStale, "same", "same"}},
+	"fail":      {"absent / gone": {codeLost, gone, "gone"}, "mine live / other": {codeStale, "same", "same"}},
 	"release":   {"mine live / gone": {codeOK, "same", "gone"}, "mine live / other": {codeOK, "same", "same"}},
 	"give back": {"mine live / gone": {codeOK, "same", "gone"}, "mine live / other": {codeOK, "same", "same"}, "absent / other": {codeOK, "tombstone", "same"}, "absent / gone": {codeOK, "tombstone", "gone"}},
 	"expire": {
@@ -354,7 +351,7 @@ func TestVerbs(t *testing.T) {
 					setUp(t, rdb, "").judge(verb, state, "", want)
 				})
 				fence := fenceOf(state)
-				if verb == "complete" && state == "absent" || verb == "fail" && state == "absent" || verb == "fence" {
+				if verb == "fence" {
 					continue // the fence decides: below
 				}
 				if fence == "mine" && verb == "claim" && state == "absent" {
@@ -381,7 +378,7 @@ func fenceOf(state string) string {
 	switch {
 	case state == "absent" || strings.HasPrefix(state, "mine l"):
 		return map[string]string{"absent": "mine", "mine live": "mine", "mine lapsed": "mine lapsed"}[state]
-	case state == "mine stepped":
+	case state == "mine stepped" || state == "mine bare":
 		return "mine"
 	case state == "other live" || state == "other stepped":
 		return "as the record's"

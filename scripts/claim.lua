@@ -5,30 +5,46 @@
 -- ARGV[2]  fingerprint: 2 digits of length, then its bytes
 -- ARGV[3]  length: of the lease and its grace, ms, 12 digits; not over the lifetime
 -- ARGV[4]  lifetime: from now to the maximum end, ms
--- ARGV[5]  retention: how long the record outlives the lease, ms
+-- ARGV[5]  how long the record stays, ms: the length, and the retention by which it outlives the lease
 -- ARGV[6]  optional, flags: q a lapsed lease is answered UNCERTAIN, w an answer that rests on the record writes it again for WAIT
 -- ARGV[7]  optional, token that the grant's must exceed; 0 none
 -- ARGV[8]  optional, when the client made the key, ms since 1970; empty: not known
--- Replies: {OK, record, now} granted, or granted before to this owner · {OVER} this owner's grant has ended: draw a new one
+-- Replies: the record alone, granted just now (now is its end less its length)
+--   {OK, record, now, 1 or 0} granted, 1 by taking a lapsed lease over; or granted before to this owner · {OVER} this owner's grant has ended: draw a new one
 --   {MISMATCH} · {FINISHED, record} · {IN_PROGRESS, header, now} · {BLOCKED, fence header, now, attempt} another key holds the resource
 --   {UNCERTAIN} · {KEY_EXPIRED} · {AHEAD, n} ARGV[n] is too far ahead of the clock · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: absent, released, lapsed → in progress.
 -- Repeating: the owner is kept in the record in every state, so a copy finds its own grant (unchanged) or finds it over.
 
+-- Nothing there, no resource, no options: most claims, and they do not pay for what the others need. The key
+-- stays for 10 s at least, so that keep() has nothing to add to a token that is the clock's.
+local rec = redis.pcall('GET', KEYS[1])
+if not rec and not KEYS[2] and not ARGV[6] and #ARGV[5] > 4 then
+  local time = redis.call('TIME')
+  local token = time[1] * 1000000 + time[2]
+  if token < 9007199254740992 then
+    local now, length = (token - token % 1000) / 1000, tonumber(ARGV[3])
+    rec = string.format('1p%s%016d000000001%.2s%013d%012d%013d', ARGV[1], token, ARGV[2], now + length, length, now + ARGV[4])
+    if #ARGV[2] > 2 then rec = rec .. string.sub(ARGV[2], 3) end
+    redis.call('SET', KEYS[1], rec, 'PX', ARGV[5])
+    return rec
+  end
+end
+--[[COMMON]]
+
 -- What stands is the answer. For WAIT it is written again; an end that a stepped clock left too far away is cut.
-local function stands(code, rec, now, write, whole)
+local function stands(code, there, now, write, whole)
   if code ~= FINISHED then
-    local stop = end_of(rec, now)
-    if stop < num(rec, 62, 74) then
-      rec, write = with_end(rec, now, stop), true
+    local stop = end_of(there, now)
+    if stop < num(there, 62, 74) then
+      there, write = with_end(there, now, stop), true
     end
   end
-  if write then redis.call('SET', KEYS[1], rec, 'KEEPTTL') end
-  if whole then return {code, rec, now} end
-  return {code, sub(rec, 1, 99), now}
+  if write then redis.call('SET', KEYS[1], there, 'KEEPTTL') end
+  if whole then return {code, there, now} end
+  return {code, sub(there, 1, 99), now}
 end
 
-local rec = redis.pcall('GET', KEYS[1])
 local flags = ARGV[6] or ''
 local rewrite = find(flags, 'w', 1, true)
 local state, attempt, mark, checkpoint = nil, 1, '0', ''
@@ -82,7 +98,7 @@ if flags ~= '' or ARGV[7] then
   if floor > now * 1000 + 86400000000 then return {AHEAD, 7} end
   if issued then
     if issued - now > 3600000 then return {AHEAD, 8} end
-    if not rec and issued + ARGV[5] < now then return {KEY_EXPIRED} end
+    if not rec and issued + ARGV[5] - tonumber(ARGV[3]) < now then return {KEY_EXPIRED} end
   end
   last = math.max(last, floor)
 end
@@ -92,11 +108,11 @@ if token >= 9007199254740992 then return {SPENT} end
 local length = tonumber(ARGV[3])
 local lease = format('%013.0f%s%013.0f', now + length, ARGV[3], now + ARGV[4])
 local head = format('1p%s%016.0f', ARGV[1], token)
-local ttl = keep(length + ARGV[5], token, now)
+local ttl = keep(ARGV[5], token, now)
 rec = head .. mark .. format('%08.0f', attempt) .. sub(ARGV[2], 1, 2) .. lease .. sub(ARGV[2], 3) .. checkpoint
 redis.call('SET', KEYS[1], rec, 'PX', ttl)
 if KEYS[2] then
   local waited = fence and sub(fence, 51, 51) or '0'
   redis.call('SET', KEYS[2], head .. waited .. '0000000000' .. lease .. '0000000000' .. KEYS[1], 'PX', ttl)
 end
-return {OK, rec, now}
+return {OK, rec, now, state == 'p' and 1 or 0}

@@ -20,7 +20,7 @@
 -- A resource's fence has the same form: attempt 0, no fingerprint, state p while somebody holds it and
 -- r when nobody does; where a record has its checkpoint it has the name of the record that holds it.
 
--- luacheck: push ignore 211
+-- luacheck: push ignore 211 431
 -- What a script answers first. reply.go decodes it; a number never changes its meaning.
 local OK, OVER, MISMATCH, IN_PROGRESS, FINISHED, UNCERTAIN, LOST, STALE = 0, 1, 2, 3, 4, 5, 6, 7
 local ABSENT, CORRUPT, MOVED_ON, RESTORED, KEY_EXPIRED, AHEAD, SPENT, BLOCKED = 8, 9, 10, 11, 12, 13, 14, 15
