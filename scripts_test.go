@@ -124,7 +124,7 @@ func TestContractCheckerFindsWrongHeaders(t *testing.T) {
 // pinned are the scripts' hashes. A change here must be meant: servers then cache another script, and a
 // process of the version before runs the old one beside it.
 var pinned = map[string]string{
-	"claim":      "80dbb436e7cc2ee3ed27d49f5ebf2a9d94284871",
+	"claim":      "63315865d9651ed7d79a56c3ec141741bddc68cd",
 	"renew":      "b67df27d45a2a55bdb241a9ba68ad0b4246f501e",
 	"checkpoint": "7cd3ae31694caf55904d4563f7bff99b16807c51",
 	"complete":   "1ac274a5adaa0ae2a32c33d115aae66b5b2e351d",

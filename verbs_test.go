@@ -74,6 +74,8 @@ func standFence(state string, now time.Duration, n names) (record, bool) {
 	}
 	switch state {
 	case "mine", "other":
+	case "mine stepped", "other stepped":
+		r.end, r.maximum = r.end+time.Hour, r.maximum+time.Hour
 	case "mine lapsed", "other lapsed":
 		r.end = now - time.Second
 	case "mine cleared", "other cleared":
@@ -311,6 +313,7 @@ var table = map[string]map[string]expectation{
 // withResource has what a fence changes: "record state / fence state" of each verb. "mine" holder verbs need the fence's pair too.
 var withResource = map[string]map[string]expectation{
 	"claim": {
+		"absent / other stepped": {codeBlocked, gone, "cut"}, "mine stepped / mine stepped": {codeOK, "cut", "cut"},
 		"absent / other": {codeBlocked, gone, "same"}, "absent / other lapsed": {codeOK, "grant 1", "held"}, "absent / other cleared": {codeOK, "grant 1", "held"},
 		"absent / gone": {codeOK, "grant 1", "held"}, "absent / mine": {codeOK, "grant 1", "held"},
 		"other lapsed / other": {codeBlocked, "same", "same"}, "other released / other": {codeBlocked, "same", "same"},

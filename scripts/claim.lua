@@ -32,15 +32,20 @@ if not rec and not KEYS[2] and not ARGV[6] and #ARGV[5] > 4 then
 end
 --[[COMMON]]
 
--- What stands is the answer. For WAIT it is written again; an end that a stepped clock left too far away is cut.
-local function stands(code, there, now, write, whole)
-  if code ~= FINISHED then
-    local stop = end_of(there, now)
-    if stop < num(there, 62, 74) then
-      there, write = with_end(there, now, stop), true
-    end
+-- An end that a stepped clock left too far away is cut to the lease's own length.
+local function cut(there, name, now, write)
+  local stop = end_of(there, now)
+  if stop < num(there, 62, 74) then
+    there, write = with_end(there, now, stop), true
   end
-  if write then redis.call('SET', KEYS[1], there, 'KEEPTTL') end
+  if write then redis.call('SET', name, there, 'KEEPTTL') end
+  return there
+end
+
+-- The lease that stands is the answer. For WAIT it is written again.
+local function stands(code, there, fence, now, write, whole)
+  there = cut(there, KEYS[1], now, write)
+  if fence and sub(fence, 2, 2) == 'p' then cut(fence, KEYS[2], now, write) end
   if whole then return {code, there, now} end
   return {code, sub(there, 1, 99), now}
 end
@@ -59,7 +64,8 @@ if rec then
     return {MISMATCH}
   end
   if from == 75 then
-    return stands(FINISHED, rec, 0, rewrite and sub(rec, 51, 51) == '0', true)
+    if rewrite and sub(rec, 51, 51) == '0' then redis.call('SET', KEYS[1], rec, 'KEEPTTL') end
+    return {FINISHED, rec}
   end
   attempt = math.min(num(rec, 52, 59) + 1, 99999999)
   mark, checkpoint = sub(rec, 51, 51), sub(rec, 100 + size)
@@ -73,21 +79,17 @@ local now = millis(time)
 if rec and sub(rec, 3, 34) == ARGV[1] then
   local live = state == 'p' and now < end_of(rec, now)
   if live and (not KEYS[2] or fence and sub(fence, 1, 50) == sub(rec, 1, 50)) then
-    return stands(OK, rec, now, rewrite, true)
+    return stands(OK, rec, fence, now, rewrite, true)
   end
   return {OVER}
 end
 if state == 'p' then
-  if now < end_of(rec, now) then return stands(IN_PROGRESS, rec, now) end
+  if now < end_of(rec, now) then return stands(IN_PROGRESS, rec, fence, now) end
   if find(flags, 'q', 1, true) then return {UNCERTAIN} end
 end
 if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= ARGV[1] then
-  local stop = end_of(fence, now)
-  if now < stop then
-    if stop < num(fence, 62, 74) then
-      fence = with_end(fence, now, stop)
-      redis.call('SET', KEYS[2], fence, 'KEEPTTL')
-    end
+  if now < end_of(fence, now) then
+    fence = cut(fence, KEYS[2], now)
     return {BLOCKED, sub(fence, 1, 99), now, rec and num(rec, 52, 59) or 0}
   end
 end
