@@ -117,6 +117,8 @@ func perform[T any](ctx context.Context, lease *Lease, fn func(context.Context, 
 	}
 	if err = lease.store(detached, v, final, codec); errors.Is(err, ErrInvalid) || errors.Is(err, ErrTooLarge) {
 		releaseFor(detached, lease) // it cannot be stored, now or later
+	} else if err != nil {
+		lease.finish(nil) // nobody else will store it: let the lease lapse, and not renew it on
 	}
 	if _, own := ResultOf(err); own && final == nil {
 		return replay[T](codec, err) // fn finished the lease itself, otherwise

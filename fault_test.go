@@ -233,3 +233,67 @@ func TestRefusedConnectionIsKnownNotToHaveRun(t *testing.T) {
 		t.Errorf("WithTimeout(300ms) took %v", took)
 	}
 }
+
+// What may have run before a server began to refuse is not reported as not done (P7).
+func TestRefusalAfterAnUnknownOutcome(t *testing.T) {
+	throughProxy(t, func(t *testing.T, proxy *faultproxy.Proxy, c *Coordinator, direct redis.UniversalClient) {
+		key := newKey(t)
+		n := c.namer.names(key)
+		var dropped atomic.Bool
+		proxy.SetRule(func(r faultproxy.Request) faultproxy.Verdict {
+			if r.Name != "EVALSHA" {
+				return faultproxy.Verdict{}
+			}
+			if dropped.CompareAndSwap(false, true) {
+				return faultproxy.Verdict{Action: faultproxy.DropReply}
+			}
+			direct.Del(context.Background(), n.record)
+			direct.HSet(context.Background(), n.record, "a", "b") // the second copy is answered, and corrupt is an answer
+			return faultproxy.Verdict{}
+		})
+		_, err := c.Claim(t.Context(), key)
+		wantError(t, err, ErrCorrupt)
+		proxy.SetRule(nil)
+
+		k := c.claimCall(&claim{key: key, names: c.namer.names(newKey(t)), request: request{owner: mine, lease: time.Minute, grace: time.Second, lifetime: time.Hour}})
+		k.maybe = true
+		k.script = &script{verb: "claim", text: "return redis.error_reply('OOM no memory')", sha: "0000000000000000000000000000000000000000"}
+		c.run(t.Context(), k)
+		wantError(t, k.err, ErrUnknown, "maxmemory")
+	})
+}
+
+// A release that does not get through leaves a lease that lapses, and is not renewed on.
+func TestReleaseThatFailsEndsTheLease(t *testing.T) {
+	throughProxy(t, func(t *testing.T, proxy *faultproxy.Proxy, c *Coordinator, direct redis.UniversalClient) {
+		l := mustClaim(t, c, newKey(t))
+		proxy.SetRule(func(faultproxy.Request) faultproxy.Verdict { return faultproxy.Verdict{Action: faultproxy.DropRequest} })
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		wantError(t, l.Release(ctx), ErrUnknown)
+		if context.Cause(l.Context()) != context.Canceled || l.index != 0 {
+			t.Errorf("the context ended with %v, and its place in the renewer is %d", context.Cause(l.Context()), l.index)
+		}
+		proxy.SetRule(nil)
+		if err := l.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if r, err := c.Inspect(t.Context(), l.Key()); err != nil || r.State != StateReleased {
+			t.Errorf("%v, %v", r.State, err)
+		}
+
+		proxy.SetRule(nil)
+		key := newKey(t)
+		_, _, err := Do(t.Context(), c, key, func(context.Context, *Lease) (int, error) {
+			proxy.SetRule(func(faultproxy.Request) faultproxy.Verdict { return faultproxy.Verdict{Action: faultproxy.DropRequest} })
+			c.timeout = 200 * time.Millisecond
+			return 1, nil
+		})
+		wantError(t, err, ErrUnknown)
+		c.renewer.mu.Lock()
+		defer c.renewer.mu.Unlock()
+		if len(c.renewer.queue) != 0 {
+			t.Error("Do left a lease that is renewed on")
+		}
+	})
+}

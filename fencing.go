@@ -103,10 +103,10 @@ func (f *Fence) Do(ctx context.Context, g Grant, args ...any) *redis.Cmd {
 		err = fencedCommand(args)
 	}
 	if err == nil {
-		err = f.inside(fmt.Sprint(args[1]))
+		err = f.inside(keyOf(args))
 	}
 	if err == nil {
-		keys := []string{f.names.guard(), fmt.Sprint(args[1])}
+		keys := []string{f.names.guard(), keyOf(args)}
 		err = f.send(ctx, cmd, g, fenceDoScript, keys, append([]any{head(g), args[0]}, args[2:]...))
 	}
 	finishCmd(cmd, err, end)
@@ -197,6 +197,14 @@ var fenced = map[string]int{
 	"xtrim": -1, "zadd": -1, "zcard": 0, "zcount": -1, "zincrby": -1, "zlexcount": -1, "zmscore": -1,
 	"zpopmax": -1, "zpopmin": -1, "zrange": -1, "zrangebylex": -1, "zrangebyscore": -1, "zrank": -1, "zrem": -1,
 	"zremrangebylex": -1, "zremrangebyrank": -1, "zremrangebyscore": -1, "zrevrange": -1, "zrevrank": -1, "zscore": -1,
+}
+
+// keyOf is the key of a fenced command, as fencedCommand has let it pass.
+func keyOf(args []any) string {
+	if b, ok := args[1].([]byte); ok {
+		return string(b)
+	}
+	return args[1].(string)
 }
 
 // mostFencedArgs is what Lua can unpack onto its stack, with room to spare.

@@ -36,7 +36,7 @@ type Lease struct {
 	sequence    int64         // of the last checkpoint
 	completed   bool
 	completedAt time.Time
-	finishing   int // completions and releases under way: a renewal that finds the record ended is no loss
+	finishing   int // completions under way: a renewal that finds the record ended is no loss
 
 	renewal // the renewer's, under its lock
 }
@@ -143,7 +143,7 @@ func (l *Lease) renewed(k *call) error {
 }
 
 // refused is the error for a reply that says that the grant is not the current one. The lease is over then,
-// unless a completion or release of this very lease is under way, which explains it.
+// unless a completion of this very lease is under way, which explains it.
 func (l *Lease) refused(k *call) error {
 	switch k.reply.code {
 	case codeLost:
@@ -305,7 +305,7 @@ func (l *Lease) complete(ctx context.Context, op string, outcome rune, result []
 }
 
 // Release gives the key up without an outcome: the next claim may run at once. After Complete or Fail it
-// does nothing, so defer it. A grant that is not the current one has nothing to release: nil. With a context that
+// does nothing, so defer it. The lease's context ends and it is not renewed any more, whatever becomes of the call. A grant that is not the current one has nothing to release: nil. With a context that
 // has ended already the release goes on in the background, for a second at most, and the error is ErrUnknown.
 func (l *Lease) Release(ctx context.Context) (err error) {
 	l.mu.Lock()
@@ -316,6 +316,9 @@ func (l *Lease) Release(ctx context.Context) (err error) {
 	}
 	ctx, end := l.c.begin(ctx, "release", l.key)
 	defer func() { end(outcomeOf(err), err) }()
+	// The work is over whatever becomes of the release: were the lease renewed on, a lost release would block
+	// the key until its maximum lifetime.
+	l.finish(nil)
 	if ctx.Err() != nil {
 		l.c.tidy(ctx, func(ctx context.Context) { _ = l.release(ctx) })
 		return &UnknownError{Key: l.key, Owner: l.grant.Owner, Err: fmt.Errorf("the release goes on in the background: %w", context.Cause(ctx))}
@@ -324,22 +327,9 @@ func (l *Lease) Release(ctx context.Context) (err error) {
 }
 
 func (l *Lease) release(ctx context.Context) error {
-	l.mu.Lock()
-	l.finishing++
-	l.mu.Unlock()
 	k := l.call(releaseScript, l.head, millis(l.c.retention))
 	l.c.run(ctx, k)
-	l.mu.Lock()
-	l.finishing--
-	l.mu.Unlock()
-	if k.err != nil {
-		return k.err
-	}
-	if k.reply.code != codeOK {
-		return unexpected(k)
-	}
-	l.finish(nil)
-	return nil
+	return done(k)
 }
 
 func (c *Coordinator) fits(what string, data []byte) error {

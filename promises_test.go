@@ -220,6 +220,7 @@ func TestFencedReplies(t *testing.T) {
 		for i, c := range []struct{ got, want string }{
 			{do("get", n("none")), "<nil> redis: nil"},
 			{do("set", n("a"), 1), "OK <nil>"},
+			{do("get", []byte(n("a"))), "1 <nil>"},
 			{do("set", n("a"), 1, "nx"), "<nil> redis: nil"},
 			{do("incrby", n("a"), int64(41)), "42 <nil>"},
 			{do("HSET", n("h"), "f", 1.5, "g", true), "2 <nil>"},

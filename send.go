@@ -159,6 +159,9 @@ func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
 			if k.err = a.err; !k.fenced || c.ofServer(a.err) {
 				k.err = explain(a.err)
 			}
+			if k.maybe { // a copy before this one may have run
+				k.err = &UnknownError{Key: k.key, Owner: k.owner, Err: k.err}
+			}
 		case fateNotRun:
 			open = a.err
 		case fateUnknown:

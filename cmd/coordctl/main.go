@@ -1,6 +1,6 @@
 // Command coordctl looks after coordinator on a Redis server or a cluster, and shows what it does:
 //
-//	coordctl load --redis redis://localhost:6379   put the scripts on every master
+//	coordctl load --redis redis://localhost:6379   put the scripts on every master, check its settings
 //	coordctl demo                                  a payment service that crashes, stalls and loses replies
 package main
 
@@ -17,7 +17,7 @@ import (
 )
 
 type commands struct {
-	Load loadCommand `cmd:"" help:"Put the scripts on every master, and check that each server is recent enough."`
+	Load loadCommand `cmd:"" help:"Put the scripts on every master, and check each server's version, settings and clock."`
 	Demo demoCommand `cmd:"" help:"Play a payment service whose workers crash, stall and lose replies, and check its ledger."`
 }
 
