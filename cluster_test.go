@@ -13,6 +13,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/redistest"
+	"github.com/onceward/coordinator/internal/wakeup"
+
+	"github.com/onceward/coordinator/internal/keyname"
 )
 
 // load runs operations, each on a key of its own and each to its end, until stop; errors of any kind are reported.
@@ -110,7 +113,7 @@ func TestWorkGoesOnThroughScriptFlushFailoverAndReshard(t *testing.T) {
 
 		from, to := ends(t, nodes, "x")
 		for n := range 30 {
-			slot := slotOf(fmt.Sprintf("x%d", n))
+			slot := keyname.Slot(fmt.Sprintf("x%d", n))
 			if owner, err := nodes.MasterFor(ctx, fmt.Sprintf("x%d", n)); err != nil || owner.Addr() != from.Addr() {
 				continue
 			}
@@ -149,10 +152,10 @@ func TestHalfMigratedSlot(t *testing.T) {
 		c := open(t, rdb)
 		key := newKey(t)
 		key.Resource = key.ID
-		n := c.namer.names(key)
+		n := c.names(key)
 		lease := mustClaim(t, c, key)
-		from, to := ends(t, nodes, n.record)
-		slot := slotOf(n.record)
+		from, to := ends(t, nodes, n.Record)
+		slot := keyname.Slot(n.Record)
 		if err := nodes.BeginMove(ctx, slot, from, to); err != nil {
 			t.Fatal(err)
 		}
@@ -193,7 +196,7 @@ func TestClaimsSucceedSoonAfterAPromotion(t *testing.T) {
 		for range 3 {
 			key := newKey(t)
 			lease := mustClaim(t, c, key)
-			name := c.namer.names(key).record
+			name := c.names(key).Record
 			master, err := nodes.MasterFor(ctx, name)
 			if err != nil {
 				t.Fatal(err)
@@ -345,10 +348,15 @@ func TestReplicas(t *testing.T) {
 	replica := redistest.RunReplica(t, primary)
 	rdb := primary.Client(nil)
 	defer rdb.Close()
-	c := open(t, rdb, WithReplicas(1, 200*time.Millisecond), WithLease(time.Minute))
+	c := open(t, rdb, WithReplicas(1, 300*time.Millisecond), WithLease(time.Minute))
 	key := newKey(t)
-	lease := mustClaim(t, c, key)
-	if got, err := replica.Client(nil).Get(t.Context(), c.namer.names(key).record).Result(); err != nil || got == "" {
+	var lease *Lease
+	eventually(t, 10*time.Second, "the replica confirms in time", func() (granted bool) {
+		var err error
+		lease, err = c.Claim(t.Context(), key)
+		return err == nil
+	})
+	if got, err := replica.Client(nil).Get(t.Context(), c.names(key).Record).Result(); err != nil || got == "" {
 		t.Errorf("the grant was confirmed and the replica has %q, %v", got, err)
 	}
 	if err := lease.Renew(t.Context()); err != nil {
@@ -415,12 +423,15 @@ func TestReplicasOnACluster(t *testing.T) {
 		}
 		// A slot on the move: the pipeline of script and WAIT follows it.
 		key := newKey(t)
-		slot := slotOf(c.namer.names(key).record)
-		from, to := ends(t, nodes, c.namer.names(key).record)
+		slot := keyname.Slot(c.names(key).Record)
+		from, to := ends(t, nodes, c.names(key).Record)
 		if err := nodes.BeginMove(t.Context(), slot, from, to); err != nil {
 			t.Fatal(err)
 		}
 		lease := mustClaim(t, c, key) // not there yet: ASK
+		if _, err := nodes.MoveKeys(t.Context(), slot, from, to, 0); err != nil {
+			t.Fatal(err)
+		}
 		if err := nodes.EndMove(t.Context(), slot, from, to); err != nil {
 			t.Fatal(err)
 		}
@@ -442,7 +453,7 @@ func TestWaitersAreWokenOnACluster(t *testing.T) {
 		for _, move := range []bool{false, true} {
 			key := newKey(t)
 			lease := mustClaim(t, c, key, LeaseFor(time.Minute))
-			name := c.namer.names(key).record
+			name := c.names(key).Record
 			answered := make(chan error, 1)
 			go func() {
 				_, err := waiting.Claim(ctx, key, WaitUpTo(time.Minute))
@@ -456,13 +467,13 @@ func TestWaitersAreWokenOnACluster(t *testing.T) {
 			eventually(t, 10*time.Second, "the waiter has marked the record", marked)
 			most := 200 * time.Millisecond
 			if move {
-				slot := slotOf(name)
+				slot := keyname.Slot(name)
 				from, to := ends(t, nodes, name)
 				if err := nodes.MoveSlot(ctx, slot, from, to); err != nil {
 					t.Fatal(err)
 				}
 				defer nodes.MoveSlot(ctx, slot, to, from)
-				most = slowPoll + 200*time.Millisecond
+				most = wakeup.SlowPoll + 200*time.Millisecond
 			}
 			if err := lease.Complete(ctx, []byte("done")); err != nil {
 				t.Fatal(err)

@@ -14,6 +14,10 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/internal/wakeup"
+	"github.com/onceward/coordinator/scripts"
 )
 
 // Coordinator decides who may run an operation. It is safe for concurrent use; one per process and
@@ -22,7 +26,7 @@ type Coordinator struct {
 	*settings
 	rdb     redis.UniversalClient
 	cluster *redis.ClusterClient // the same, when it is one
-	namer   namer
+	namer   keyname.Namer
 
 	random io.Reader                         // owners are drawn from it
 	jitter func(time.Duration) time.Duration // spreads pauses and renewals
@@ -34,8 +38,7 @@ type Coordinator struct {
 	versionSeen atomic.Bool
 
 	renewer *renewer
-	rooms   *rooms
-	hub     *hub
+	waits   *wakeup.Waits[record]
 }
 
 // New checks the options and makes a coordinator on rdb: a *redis.Client (a Sentinel failover client is
@@ -53,14 +56,13 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Coordinator, error) {
 		return nil, err
 	}
 	c := &Coordinator{
-		settings: s, rdb: rdb, namer: namer{prefix: s.prefix, secret: s.secret},
+		settings: s, rdb: rdb, namer: keyname.Namer{Prefix: s.prefix, Secret: s.secret},
 		random: rand.Reader, jitter: spread,
 	}
 	c.cluster, _ = rdb.(*redis.ClusterClient)
 	c.base, c.stop = context.WithCancelCause(context.Background())
 	c.renewer = newRenewer(c)
-	c.rooms = newRooms()
-	c.hub = newHub(c)
+	c.waits = newWaits(c)
 	return c, nil
 }
 
@@ -159,7 +161,7 @@ func grantOutcome(lease *Lease, err error) string {
 type claim struct {
 	request
 	key   Key
-	names names
+	names keyname.Names
 
 	seen     view    // what was in the way
 	finished *record // what was found finished
@@ -181,7 +183,7 @@ func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
 			return nil, err
 		}
 	}
-	return &claim{request: r, key: key, names: c.namer.names(key)}, nil
+	return &claim{request: r, key: key, names: c.names(key)}, nil
 }
 
 func (c *Coordinator) claimCall(q *claim) *call {
@@ -200,7 +202,7 @@ func (c *Coordinator) claimCall(q *claim) *call {
 		}
 		args = append(args, flags, int64(q.minToken), issued)
 	}
-	return &call{script: claimScript, key: q.key, owner: q.owner, keys: q.names.keys(), args: args, durable: true}
+	return &call{script: scripts.Claim, key: q.key, owner: q.owner, keys: q.names.Keys(), args: args, durable: true}
 }
 
 // claim asks until the answer is not about an earlier owner of ours.
@@ -248,10 +250,10 @@ func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Le
 	case codeMismatch:
 		return nil, false, mismatch(q.key)
 	case codeInProgress:
-		q.seen = c.viewOf(r, q.names.record)
+		q.seen = c.viewOf(r, q.names.Record)
 		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.remaining(), Attempt: r.rec.attempt}
 	case codeBlocked:
-		q.seen = c.viewOf(r, q.names.fence)
+		q.seen = c.viewOf(r, q.names.Fence)
 		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.remaining(), Attempt: int(r.number)}
 	case codeUncertain:
 		return nil, false, fmt.Errorf("%w: %s; find out what took place, then call Resolve", ErrUncertain, label(q.key))
@@ -268,13 +270,13 @@ func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Le
 }
 
 // replayed is the error that carries a stored result; with replicas, one that they hold.
-func (c *Coordinator) replayed(ctx context.Context, key Key, n names, k *call) error {
+func (c *Coordinator) replayed(ctx context.Context, key Key, n keyname.Names, k *call) error {
 	rec := &k.reply.rec
 	if c.replicas > 0 && rec.mark == '0' {
 		if k.unconfirmed {
 			return fmt.Errorf("%w: %s has a result that a failover may lose; ask again", ErrNotReplicated, label(key))
 		}
-		c.run(ctx, &call{script: confirmScript, key: key, keys: []string{n.record}, args: []any{fmt.Sprintf("%s%016d", rec.owner, rec.token)}})
+		c.run(ctx, &call{script: scripts.Confirm, key: key, keys: []string{n.Record}, args: []any{fmt.Sprintf("%s%016d", rec.owner, rec.token)}})
 	}
 	return &CompletedError{Key: key, Result: rec.result()}
 }
@@ -292,7 +294,7 @@ func unexpected(k *call) error {
 	if k.reply.code == codeSpent {
 		return fmt.Errorf("%w: no token is left below 2^53 for %s; the server's clock is beyond the year 2255, or a token was set by hand", ErrUnavailable, label(k.key))
 	}
-	return fmt.Errorf("%w: script %s answered the code %d out of place", ErrCorrupt, k.script.verb, k.reply.code)
+	return fmt.Errorf("%w: script %s answered the code %d out of place", ErrCorrupt, k.script.Verb, k.reply.code)
 }
 
 // ClaimRequest is one element of [Coordinator.ClaimMany].

@@ -51,7 +51,7 @@ func TestRootLinksGoRedisOnly(t *testing.T) {
 		brought[p.ImportPath] = true
 	}
 	for _, p := range goList(t, "-deps", module) {
-		if p.ImportPath != module && !p.Standard && !brought[p.ImportPath] {
+		if p.ImportPath != module && !p.Standard && !brought[p.ImportPath] && !slices.Contains(chapters, p.ImportPath) {
 			t.Errorf("%s is linked into every program that imports the root package", p.ImportPath)
 		}
 	}
@@ -103,20 +103,23 @@ func layerOf(path string) (layer int, name string) {
 	}
 	name, _, _ = strings.Cut(strings.TrimPrefix(path, module+"/"), "/")
 	switch {
-	case name == "internal":
-		return internalLayer, name
+	case name == "internal", name == "scripts":
+		return internalLayer, "internal"
 	case strings.HasPrefix(name, "coord"):
 		return adapterLayer, name
 	}
 	return programLayer, name
 }
 
-// The core's own files (not its tests) use no internal package: those bring testing and processes with them.
-func TestCoreUsesNoInternalPackage(t *testing.T) {
-	for _, p := range goList(t, module) {
+// chapters are the packages that the core is made of, beside the root; it uses no other of ours.
+var chapters = []string{module + "/scripts", module + "/internal/keyname", module + "/internal/wakeup"}
+
+// The core's own files (not its tests) use nothing of the project but its chapters; the rest brings testing and processes.
+func TestCoreUsesOnlyItsOwnChapters(t *testing.T) {
+	for _, p := range goList(t, append(slices.Clone(chapters), module)...) {
 		for _, imported := range p.Imports {
-			if strings.HasPrefix(imported, module+"/") {
-				t.Errorf("the root package imports %s", imported)
+			if strings.HasPrefix(imported, module+"/") && !slices.Contains(chapters, imported) {
+				t.Errorf("%s imports %s", p.ImportPath, imported)
 			}
 		}
 	}

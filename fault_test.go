@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/faultproxy"
+	"github.com/onceward/coordinator/scripts"
 )
 
 // throughProxy runs a test behind a real proxy that loses, holds and cuts what passes. direct sees the server itself.
@@ -209,7 +210,7 @@ func TestRequestsThatArriveAfterTheirSuccessors(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			name := c.namer.names(key).record
+			name := c.names(key).Record
 			before := direct.Get(t.Context(), name).Val()
 			if proxy.Held() != 1 {
 				t.Fatalf("%d requests are held", proxy.Held())
@@ -238,7 +239,7 @@ func TestRefusedConnectionIsKnownNotToHaveRun(t *testing.T) {
 func TestRefusalAfterAnUnknownOutcome(t *testing.T) {
 	throughProxy(t, func(t *testing.T, proxy *faultproxy.Proxy, c *Coordinator, direct redis.UniversalClient) {
 		key := newKey(t)
-		n := c.namer.names(key)
+		n := c.names(key)
 		var dropped atomic.Bool
 		proxy.SetRule(func(r faultproxy.Request) faultproxy.Verdict {
 			if r.Name != "EVALSHA" {
@@ -247,17 +248,17 @@ func TestRefusalAfterAnUnknownOutcome(t *testing.T) {
 			if dropped.CompareAndSwap(false, true) {
 				return faultproxy.Verdict{Action: faultproxy.DropReply}
 			}
-			direct.Del(context.Background(), n.record)
-			direct.HSet(context.Background(), n.record, "a", "b") // the second copy is answered, and corrupt is an answer
+			direct.Del(context.Background(), n.Record)
+			direct.HSet(context.Background(), n.Record, "a", "b") // the second copy is answered, and corrupt is an answer
 			return faultproxy.Verdict{}
 		})
 		_, err := c.Claim(t.Context(), key)
 		wantError(t, err, ErrCorrupt)
 		proxy.SetRule(nil)
 
-		k := c.claimCall(&claim{key: key, names: c.namer.names(newKey(t)), request: request{owner: mine, lease: time.Minute, grace: time.Second, lifetime: time.Hour}})
+		k := c.claimCall(&claim{key: key, names: c.names(newKey(t)), request: request{owner: mine, lease: time.Minute, grace: time.Second, lifetime: time.Hour}})
 		k.maybe = true
-		k.script = &script{verb: "claim", text: "return redis.error_reply('OOM no memory')", sha: "0000000000000000000000000000000000000000"}
+		k.script = &scripts.Script{Verb: "claim", Text: "return redis.error_reply('OOM no memory')", SHA: "0000000000000000000000000000000000000000"}
 		c.run(t.Context(), k)
 		wantError(t, k.err, ErrUnknown, "maxmemory")
 	})

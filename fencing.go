@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/scripts"
 )
 
 // Token is a fencing token: greater than zero, below 2^53, so that it fits BIGINT, JSON and a Lua number.
@@ -66,7 +69,7 @@ func ContextWithGrant(ctx context.Context, g Grant) context.Context {
 type Fence struct {
 	c     *Coordinator
 	key   Key
-	names names
+	names keyname.Names
 	err   error
 }
 
@@ -78,7 +81,7 @@ func (c *Coordinator) Fence(key Key) *Fence {
 		f.err = key.Validate()
 	}
 	if f.err == nil {
-		f.names = c.namer.names(key)
+		f.names = c.names(key)
 	}
 	return f
 }
@@ -89,7 +92,7 @@ func (f *Fence) Tag() string {
 	if f.err != nil {
 		return ""
 	}
-	return "{" + f.names.tag + "}"
+	return "{" + f.names.Tag + "}"
 }
 
 // Do runs one data command on one key behind the fence: args[0] is the command, args[1] its key, which has
@@ -106,8 +109,8 @@ func (f *Fence) Do(ctx context.Context, g Grant, args ...any) *redis.Cmd {
 		err = f.inside(keyOf(args))
 	}
 	if err == nil {
-		keys := []string{f.names.guard(), keyOf(args)}
-		err = f.send(ctx, cmd, g, fenceDoScript, keys, append([]any{head(g), args[0]}, args[2:]...))
+		keys := []string{f.names.Guard(), keyOf(args)}
+		err = f.send(ctx, cmd, g, scripts.FenceDo, keys, append([]any{head(g), args[0]}, args[2:]...))
 	}
 	finishCmd(cmd, err, end)
 	return cmd
@@ -128,7 +131,7 @@ func (f *Fence) Eval(ctx context.Context, g Grant, script string, keys []string,
 		}
 	}
 	if err == nil {
-		err = f.send(ctx, cmd, g, evalScript(script), append([]string{f.names.guard()}, keys...), append([]any{head(g)}, args...))
+		err = f.send(ctx, cmd, g, scripts.FenceEval(script), append([]string{f.names.Guard()}, keys...), append([]any{head(g)}, args...))
 	}
 	finishCmd(cmd, err, end)
 	return cmd
@@ -154,16 +157,16 @@ func (f *Fence) check(g Grant) error {
 
 // inside refuses a key of another slot or of our own, on every kind of server alike.
 func (f *Fence) inside(redisKey string) error {
-	if f.c.namer.own(redisKey) {
+	if f.c.namer.Own(redisKey) {
 		return fmt.Errorf("%w: %q begins with this module's prefix %q; choose another name", ErrInvalid, redisKey, f.c.prefix+":")
 	}
-	if slotOf(redisKey) != slotOf(f.names.guard()) {
+	if keyname.Slot(redisKey) != keyname.Slot(f.names.Guard()) {
 		return fmt.Errorf("%w: %q is in another hash slot than its fence; put Fence.Tag() in the key's name", ErrInvalid, redisKey)
 	}
 	return nil
 }
 
-func (f *Fence) send(ctx context.Context, cmd *redis.Cmd, g Grant, s *script, keys []string, args []any) error {
+func (f *Fence) send(ctx context.Context, cmd *redis.Cmd, g Grant, s *scripts.Script, keys []string, args []any) error {
 	k := &call{script: s, key: f.key, owner: g.Owner, keys: keys, args: args, fenced: true, once: true}
 	f.c.run(ctx, k)
 	switch {

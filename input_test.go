@@ -136,9 +136,9 @@ func TestBadInputChangesNothing(t *testing.T) {
 			"fenced key is a number": {do("get", 1), ErrInvalid, "string"},
 			"too many arguments":     {do(append([]any{"sadd", inside}, make([]any, 7001)...)...), ErrInvalid, "7000"},
 			"another slot":           {do("set", "elsewhere", 1), ErrInvalid, "Tag"},
-			"our own key":            {do("del", c.namer.names(key).record), ErrInvalid, "prefix"},
+			"our own key":            {do("del", c.names(key).Record), ErrInvalid, "prefix"},
 			"another slot to Eval":   {fence.Eval(ctx, lease.Grant(), "return 1", []string{"elsewhere"}).Err(), ErrInvalid, "Tag"},
-			"our own key to Eval":    {fence.Eval(ctx, lease.Grant(), "return 1", []string{c.namer.names(key).record}).Err(), ErrInvalid, "prefix"},
+			"our own key to Eval":    {fence.Eval(ctx, lease.Grant(), "return 1", []string{c.names(key).Record}).Err(), ErrInvalid, "prefix"},
 			"#! to Eval":             {fence.Eval(ctx, lease.Grant(), "#!lua\nreturn 1", nil).Err(), ErrInvalid, "#!"},
 			"no grant":               {fence.Do(ctx, Grant{}, "get", inside).Err(), ErrInvalid, "grant"},
 		} {
@@ -192,7 +192,7 @@ func TestForeignValues(t *testing.T) {
 			if resource {
 				key.Resource = key.ID
 			}
-			n := c.namer.names(key)
+			n := c.names(key)
 			whole, _ := stand("other released", time.Duration(time.Now().UnixMilli())*time.Millisecond)
 			good := whole.encode()
 			values := map[string]string{
@@ -212,20 +212,20 @@ func TestForeignValues(t *testing.T) {
 				"resume":  func() error { _, err := c.Resume(ctx, key, Grant{minted, mine}); return err },
 				"fence":   func() error { f := c.Fence(key); return f.Do(ctx, Grant{minted, mine}, "set", "x"+f.Tag(), 1).Err() },
 			}
-			names := []string{n.record}
+			names := []string{n.Record}
 			if resource {
-				names = append(names, n.fence)
+				names = append(names, n.Fence)
 			}
 			for _, name := range names {
 				for what, value := range values {
 					rdb.Del(ctx, names...)
 					rdb.Set(ctx, name, value, time.Hour)
 					for op, call := range ops {
-						reads := name == n.record == (op != "fence" || !resource)
+						reads := name == n.Record == (op != "fence" || !resource)
 						switch {
-						case name == n.fence && op != "claim" && op != "wait" && op != "expire" && op != "give" && op != "fence":
+						case name == n.Fence && op != "claim" && op != "wait" && op != "expire" && op != "give" && op != "fence":
 							continue // these end at the absent record
-						case !reads && name == n.record:
+						case !reads && name == n.Record:
 							continue // the fence alone decides
 						}
 						err := call()
@@ -277,7 +277,7 @@ func FuzzScriptsAndDecoderAgree(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		ctx := context.Background()
 		key := Key{ID: "fuzzed"}
-		name := c.namer.names(key).record
+		name := c.names(key).Record
 		if err := rdb.Set(ctx, name, value, time.Hour).Err(); err != nil {
 			t.Skip(err)
 		}

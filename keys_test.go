@@ -10,6 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/redistest"
+
+	"github.com/onceward/coordinator/internal/keyname"
 )
 
 // nasty parts of keys: separators, braces, escapes, markers, NUL, no UTF-8, nothing, much.
@@ -17,51 +19,6 @@ var nasty = []string{
 	"", "a", "b", "a:b", "c", "b:c", ":", "::", "{", "}", "{}", "{a}", "a}b{c", "%", "%3A", "%25", "~", "=", "@", "@40", "/", "a/b",
 	"\x00", "a\x00b", "\xff\xfe", "ü", "日本", " ", "r", "f", ":r", "}:f", strings.Repeat("x", 100), strings.Repeat("x", 101), strings.Repeat("x", 255),
 	strings.Repeat("{", 34), strings.Repeat("{", 33),
-}
-
-func TestNamesAreInjective(t *testing.T) {
-	for _, n := range []namer{{prefix: "coord"}, {prefix: "coord", secret: []byte("secret")}} {
-		seen := map[string]Key{}
-		for _, scope := range nasty {
-			for _, id := range nasty {
-				for _, resource := range nasty {
-					key := Key{scope, id, resource}
-					names := n.names(key)
-					for _, name := range names.keys() {
-						if strings.Count(name, "{") != 1 || strings.Count(name, "}") != 1 || !strings.HasPrefix(name, "coord:{"+names.tag+"}:") || names.tag == "" {
-							t.Fatalf("%q: %q", key, name)
-						}
-					}
-					if other, twice := seen[names.record]; twice {
-						t.Fatalf("%q and %q meet in %q", key, other, names.record)
-					}
-					seen[names.record] = key
-					if names.fence != "" {
-						fence := Key{Resource: resource}
-						if other, there := seen[names.fence]; there && other != fence {
-							t.Fatalf("the fence of %q meets %q in %q", resource, other, names.fence)
-						}
-						seen[names.fence] = fence
-						if slotOf(names.record) != slotOf(names.fence) {
-							t.Fatalf("%q: record and fence are in two slots", key)
-						}
-					}
-				}
-			}
-		}
-	}
-	if a, b := (namer{prefix: "coord"}).names(Key{ID: "x"}), (namer{prefix: "coord", secret: []byte("s")}).names(Key{ID: "x"}); a.record == b.record {
-		t.Error("hashed and plain names meet")
-	}
-	hashed := namer{prefix: "p", secret: []byte("s")}.names(Key{"tenant-a", "card-4242", "account"})
-	for _, part := range []string{"tenant-a", "card-4242", "account"} {
-		if strings.Contains(hashed.record+hashed.fence, part) {
-			t.Errorf("%q shows %q", hashed.record, part)
-		}
-	}
-	if n := (namer{prefix: "coord"}).names(Key{Scope: JoinScope("POST", "/payments"), ID: "7"}); n.record != "coord:{POST/@2Fpayments:7}:r" {
-		t.Errorf("%q is not readable", n.record)
-	}
 }
 
 func TestJoinScopeIsInjective(t *testing.T) {
@@ -73,6 +30,9 @@ func TestJoinScopeIsInjective(t *testing.T) {
 		for _, b := range nasty {
 			lists = append(lists, []string{a, b}, []string{a, b, ""})
 		}
+	}
+	if n := (keyname.Namer{Prefix: "coord"}).Names(JoinScope("POST", "/payments"), "7", ""); n.Record != "coord:{POST/@2Fpayments:7}:r" {
+		t.Errorf("%q is not readable", n.Record)
 	}
 	for _, list := range lists {
 		joined, shown := JoinScope(list...), fmt.Sprintf("%q", list)
@@ -113,13 +73,13 @@ func TestSlots(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := slotOf(name); got != int(want) {
-				t.Errorf("slotOf(%q) = %d, the server says %d", name, got, want)
+			if got := keyname.Slot(name); got != int(want) {
+				t.Errorf("keyname.Slot(%q) = %d, the server says %d", name, got, want)
 			}
 		}
 	})
-	if slotOf("123456789") != 12739 {
-		t.Errorf("CRC16 of 123456789 gives slot %d", slotOf("123456789"))
+	if keyname.Slot("123456789") != 12739 {
+		t.Errorf("CRC16 of 123456789 gives slot %d", keyname.Slot("123456789"))
 	}
 }
 

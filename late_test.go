@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/onceward/coordinator/internal/keyname"
 )
 
 // Every request of a whole life of a key is recorded and sent again after each later step: P5 says what such
@@ -22,7 +24,7 @@ func TestLateCopiesChangeNothing(t *testing.T) {
 				if resource != "" {
 					key.Resource = key.ID
 				}
-				n := c.namer.names(key)
+				n := c.names(key)
 				life := &lifetime{t: t, c: c, rdb: rdb, key: key, n: n, log: log}
 				life.run()
 				if life.copies < 200 {
@@ -43,7 +45,7 @@ type lifetime struct {
 	c       *Coordinator
 	rdb     redis.UniversalClient
 	key     Key
-	n       names
+	n       keyname.Names
 	log     *recorder
 	copies  int
 	allowed map[string]int
@@ -105,9 +107,9 @@ func (l *lifetime) run() {
 }
 
 func (l *lifetime) lapse() {
-	names := []string{l.n.record}
-	if l.n.fence != "" {
-		names = append(names, l.n.fence)
+	names := []string{l.n.Record}
+	if l.n.Fence != "" {
+		names = append(names, l.n.Fence)
 	}
 	lapse(l.t, l.rdb, names...)
 }
@@ -115,7 +117,7 @@ func (l *lifetime) lapse() {
 // state is what stands in Redis, values and TTLs.
 func (l *lifetime) state() map[string]string {
 	all := map[string]string{}
-	for _, name := range l.n.keys() {
+	for _, name := range l.n.Keys() {
 		all[name] = l.rdb.Get(context.Background(), name).Val()
 	}
 	return all
@@ -137,10 +139,10 @@ func (l *lifetime) replay(step string) {
 	l.log.mu.Unlock()
 	before := l.state()
 	ttl := map[string]time.Duration{}
-	for _, name := range l.n.keys() {
+	for _, name := range l.n.Keys() {
 		ttl[name] = l.rdb.PTTL(ctx, name).Val()
 	}
-	current, err := decodeRecord(before[l.n.record], true)
+	current, err := decodeRecord(before[l.n.Record], true)
 	if err != nil {
 		l.t.Fatalf("after %s: %v", step, err)
 	}
@@ -153,7 +155,7 @@ func (l *lifetime) replay(step string) {
 		if err := l.rdb.Do(ctx, args...).Err(); err != nil {
 			l.t.Fatalf("after %s, a copy of %s: %v", step, verb, err)
 		}
-		for _, name := range l.n.keys() {
+		for _, name := range l.n.Keys() {
 			if now := l.rdb.PTTL(ctx, name).Val(); now < ttl[name]-time.Second {
 				l.t.Errorf("after %s, a copy of %s shortened the TTL of %s from %v to %v", step, verb, name, ttl[name], now)
 			}
@@ -162,7 +164,7 @@ func (l *lifetime) replay(step string) {
 		if fmt.Sprint(after) == fmt.Sprint(before) {
 			continue
 		}
-		changed, err := decodeRecord(after[l.n.record], true)
+		changed, err := decodeRecord(after[l.n.Record], true)
 		if err != nil {
 			l.t.Fatalf("after %s, a copy of %s left: %v", step, verb, err)
 		}

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/scripts"
 )
 
 // Lease is the right to work on a key for a time. It is renewed until it is completed, failed, released
@@ -14,7 +17,7 @@ import (
 type Lease struct {
 	c           *Coordinator
 	key         Key
-	names       names
+	names       keyname.Names
 	grant       Grant
 	head        string
 	attempt     int
@@ -44,7 +47,7 @@ type Lease struct {
 type grantKey struct{}
 
 // newLease makes a lease of a reply that confirmed its grant.
-func (c *Coordinator) newLease(ctx context.Context, key Key, n names, q *request, r *reply) *Lease {
+func (c *Coordinator) newLease(ctx context.Context, key Key, n keyname.Names, q *request, r *reply) *Lease {
 	g := Grant{Token: r.rec.token, Owner: r.rec.owner}
 	l := &Lease{
 		c: c, key: key, names: n, grant: g, head: head(g), attempt: r.rec.attempt, fingerprint: r.rec.fingerprint,
@@ -118,13 +121,13 @@ func (l *Lease) renewCall(whole bool) *call {
 	if whole {
 		args = append(args, "1")
 	}
-	k := l.call(renewScript, args...)
+	k := l.call(scripts.Renew, args...)
 	k.brief = !whole
 	return k
 }
 
-func (l *Lease) call(s *script, args ...any) *call {
-	return &call{script: s, key: l.key, owner: l.grant.Owner, keys: l.names.keys(), args: args, durable: s == renewScript || s == completeScript}
+func (l *Lease) call(s *scripts.Script, args ...any) *call {
+	return &call{script: s, key: l.key, owner: l.grant.Owner, keys: l.names.Keys(), args: args, durable: s == scripts.Renew || s == scripts.Complete}
 }
 
 // renewed takes a renewal's reply: it moves the deadline, or ends the lease.
@@ -208,7 +211,7 @@ func (l *Lease) SaveCheckpoint(ctx context.Context, data []byte) (err error) {
 	l.sequence++
 	sequence := l.sequence
 	l.mu.Unlock()
-	k := l.call(checkpointScript, l.head, fmt.Sprintf("%010d", sequence), data)
+	k := l.call(scripts.Checkpoint, l.head, fmt.Sprintf("%010d", sequence), data)
 	l.c.run(ctx, k)
 	switch {
 	case k.err != nil:
@@ -276,7 +279,7 @@ func (l *Lease) complete(ctx context.Context, op string, outcome rune, result []
 	if l.c.replicas > 0 {
 		args = append(args, "1")
 	}
-	k := l.call(completeScript, args...)
+	k := l.call(scripts.Complete, args...)
 	l.c.run(ctx, k)
 	l.mu.Lock()
 	l.finishing--
@@ -327,7 +330,7 @@ func (l *Lease) Release(ctx context.Context) (err error) {
 }
 
 func (l *Lease) release(ctx context.Context) error {
-	k := l.call(releaseScript, l.head, millis(l.c.retention))
+	k := l.call(scripts.Release, l.head, millis(l.c.retention))
 	l.c.run(ctx, k)
 	return done(k)
 }

@@ -295,7 +295,7 @@ func TestAttemptsAndCheckpoints(t *testing.T) {
 			}
 			wantError(t, l.SaveCheckpoint(t.Context(), make([]byte, 65)), ErrTooLarge, "65", "64")
 			if attempt%2 == 0 { // a crash
-				lapse(t, rdb, c.namer.names(key).record)
+				lapse(t, rdb, c.names(key).Record)
 				l.finish(ErrLeaseLost)
 			} else if err := l.Release(t.Context()); err != nil {
 				t.Fatal(err)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/scripts"
 )
 
 // Result is a stored outcome.
@@ -87,18 +90,18 @@ func stateOf(r *reply) State {
 	return StateLapsed
 }
 
-func (c *Coordinator) namesOf(key Key) (names, error) {
+func (c *Coordinator) namesOf(key Key) (keyname.Names, error) {
 	if c.closed() {
-		return names{}, ErrClosed
+		return keyname.Names{}, ErrClosed
 	}
 	if err := key.Validate(); err != nil {
-		return names{}, err
+		return keyname.Names{}, err
 	}
-	return c.namer.names(key), nil
+	return c.names(key), nil
 }
 
-func (c *Coordinator) read(ctx context.Context, key Key, n names) (*reply, error) {
-	k := &call{script: inspectScript, key: key, keys: []string{n.record}}
+func (c *Coordinator) read(ctx context.Context, key Key, n keyname.Names) (*reply, error) {
+	k := &call{script: scripts.Inspect, key: key, keys: []string{n.Record}}
 	c.run(ctx, k)
 	if k.err == nil && k.reply.code != codeOK && k.reply.code != codeAbsent {
 		k.err = unexpected(k)
@@ -126,7 +129,7 @@ func (c *Coordinator) Expire(ctx context.Context, key Key) (err error) {
 		return err
 	}
 	// The token that was read keeps a copy that arrives late from expiring what came after.
-	k := &call{script: expireScript, key: key, keys: n.keys(), args: []any{
+	k := &call{script: scripts.Expire, key: key, keys: n.Keys(), args: []any{
 		fmt.Sprintf("%016d", r.rec.token), owner, millis(c.leastRetention()), millis(c.retention),
 	}}
 	c.run(ctx, k)
@@ -155,8 +158,8 @@ func (c *Coordinator) GiveBack(ctx context.Context, key Key, owner string) (err 
 	return c.giveBack(ctx, key, n, owner, false)
 }
 
-func (c *Coordinator) giveBack(ctx context.Context, key Key, n names, owner string, uncounted bool) error {
-	k := &call{script: givebackScript, key: key, owner: owner, keys: n.keys(), args: []any{
+func (c *Coordinator) giveBack(ctx context.Context, key Key, n keyname.Names, owner string, uncounted bool) error {
+	k := &call{script: scripts.GiveBack, key: key, owner: owner, keys: n.Keys(), args: []any{
 		owner, millis(c.retention), millis(c.leastRetention()),
 	}}
 	if uncounted {
@@ -200,7 +203,7 @@ func (c *Coordinator) Resolve(ctx context.Context, key Key, r Resolution) (err e
 	if err != nil {
 		return err
 	}
-	k := &call{script: resolveScript, key: key, keys: n.keys(), args: []any{
+	k := &call{script: scripts.Resolve, key: key, keys: n.Keys(), args: []any{
 		fmt.Sprintf("%016d", before.rec.token), string(state), r.Payload, millis(c.retention),
 	}}
 	c.run(ctx, k)

@@ -3,6 +3,8 @@ package coordinator
 import (
 	"fmt"
 	"time"
+
+	"github.com/onceward/coordinator/internal/keyname"
 )
 
 // Limits and defaults; each option's text names its own.
@@ -46,7 +48,7 @@ func WithPrefix(prefix string) Option {
 		}
 		for i := 0; i < len(prefix); i++ {
 			c := prefix[i]
-			if !plain(c) && c != ':' || c == '/' || c == '@' {
+			if !keyname.Plain(c) && c != ':' || c == '/' || c == '@' {
 				return fmt.Errorf("%w: WithPrefix allows A-Za-z0-9_.:- only, not %q", ErrInvalid, c)
 			}
 		}

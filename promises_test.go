@@ -56,24 +56,24 @@ func TestTokensRise(t *testing.T) {
 			if resource != "" {
 				key.Resource = key.ID
 			}
-			n := c.namer.names(key)
+			n := c.names(key)
 			var last Token
 			for i, then := range []func(l *Lease) error{
 				func(l *Lease) error { return l.Release(ctx) },
 				func(l *Lease) error { return c.Expire(ctx, key) },
-				func(l *Lease) error { lapse(t, rdb, n.keys()...); return nil },
-				func(l *Lease) error { return rdb.Del(ctx, n.keys()...).Err() }, // evicted, flushed, lost
+				func(l *Lease) error { lapse(t, rdb, n.Keys()...); return nil },
+				func(l *Lease) error { return rdb.Del(ctx, n.Keys()...).Err() }, // evicted, flushed, lost
 				func(l *Lease) error { return c.GiveBack(ctx, key, l.Grant().Owner) },
-				func(l *Lease) error { return rdb.Del(ctx, n.record).Err() },
+				func(l *Lease) error { return rdb.Del(ctx, n.Record).Err() },
 				func(l *Lease) error { return errors.Join(l.Fail(ctx, nil), c.Expire(ctx, key)) },
 				func(l *Lease) error {
-					lapse(t, rdb, n.keys()...)
+					lapse(t, rdb, n.Keys()...)
 					return c.Resolve(ctx, key, Resolution{Rerun: true})
 				},
 				func(*Lease) error { return nil },
 			} {
-				if n.fence != "" && i == 6 {
-					lapse(t, rdb, n.fence) // the record was lost, its fence was not: it has to run out
+				if n.Fence != "" && i == 6 {
+					lapse(t, rdb, n.Fence) // the record was lost, its fence was not: it has to run out
 				}
 				l := mustClaim(t, c, key, ManualRenewal())
 				if l.Token() <= last {
@@ -105,7 +105,7 @@ func TestTokensRise(t *testing.T) {
 		if err := again.Release(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if ttl := rdb.PTTL(ctx, c.namer.names(key).record).Val(); ttl < time.Hour {
+		if ttl := rdb.PTTL(ctx, c.names(key).Record).Val(); ttl < time.Hour {
 			t.Errorf("a token an hour ahead is kept for %v", ttl)
 		}
 	})
@@ -164,7 +164,7 @@ func TestFence(t *testing.T) {
 			if err := f.Do(ctx, old.Grant(), "SET", name, "first").Err(); err != nil {
 				t.Fatal(err)
 			}
-			lapse(t, rdb, c.namer.names(key).keys()...)
+			lapse(t, rdb, c.names(key).Keys()...)
 			if err := f.Do(ctx, old.Grant(), "set", name, "late, but nobody came").Err(); err != nil {
 				t.Errorf("lapsed, and nobody else was granted the key: %v", err)
 			}
@@ -278,7 +278,7 @@ func TestSameAnswer(t *testing.T) {
 					_, err := c.Claim(t.Context(), key, other...)
 					wantError(t, err, ErrMismatch)
 				}
-				if ttl := rdb.PTTL(t.Context(), c.namer.names(key).record).Val(); ttl > 2*time.Hour || ttl < time.Hour {
+				if ttl := rdb.PTTL(t.Context(), c.names(key).Record).Val(); ttl > 2*time.Hour || ttl < time.Hour {
 					t.Errorf("RetainFor(2h) keeps it for %v", ttl)
 				}
 			}
@@ -295,7 +295,7 @@ func TestEveryKeyHasATTL(t *testing.T) {
 		for _, resource := range []string{"", "x"} {
 			life.key = newKey(t)
 			life.key.Resource = resource
-			life.n = c.namer.names(life.key)
+			life.n = c.names(life.key)
 			life.run()
 		}
 		names, err := rdb.Keys(t.Context(), prefix+"*").Result()

@@ -22,7 +22,7 @@ func (c *Coordinator) deliverDurably(ctx context.Context, calls []*call, whole b
 	var batches []*batch
 	byNode := map[redis.UniversalClient]*batch{}
 	for i, k := range calls {
-		if !c.waits(k) {
+		if !c.durably(k) {
 			continue
 		}
 		node := c.rdb

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/onceward/coordinator/scripts"
 )
 
 // What a script answers first; scripts/common.lua has the same numbers.
@@ -48,11 +50,11 @@ func (r *reply) remaining() time.Duration { return max(r.rec.end-r.now, 0) }
 // decodeReply reads what a script returned. Everything that comes from Redis passes through here.
 func decodeReply(raw any, k *call) (reply, error) {
 	// A table costs the server about as much as a GET, so the two most frequent answers come without one.
-	if granted, ok := raw.(string); ok && k.script == claimScript {
+	if granted, ok := raw.(string); ok && k.script == scripts.Claim {
 		rec, err := decodeRecord(granted, true)
 		return reply{code: codeOK, rec: rec, now: rec.end - rec.length}, err
 	}
-	if finished, ok := raw.(int64); ok && k.script == completeScript {
+	if finished, ok := raw.(int64); ok && k.script == scripts.Complete {
 		return reply{code: codeOK, now: time.Duration(finished) * time.Millisecond}, nil
 	}
 	list, _ := raw.([]any)

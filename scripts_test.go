@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/redistest"
+	"github.com/onceward/coordinator/scripts"
 )
 
 // The contract above each script: which KEYS and ARGV it takes, and the words that a reader looks for.
@@ -140,10 +141,10 @@ var pinned = map[string]string{
 }
 
 func TestPinnedHashes(t *testing.T) {
-	all := append(fixedScripts(), evalScript("return 1"))
+	all := append(scripts.All(), scripts.FenceEval("return 1"))
 	for _, s := range all {
-		if pinned[s.verb] != s.sha {
-			t.Errorf("%q: %q,", s.verb, s.sha)
+		if pinned[s.Verb] != s.SHA {
+			t.Errorf("%q: %q,", s.Verb, s.SHA)
 		}
 	}
 	if len(pinned) != len(all) {
@@ -161,7 +162,7 @@ func TestReplyCodesAreTheSameInLua(t *testing.T) {
 		t.Errorf("%d codes here, %d in reply.go", len(want), codeEnd)
 	}
 	found := map[string]code{}
-	for _, line := range regexp.MustCompile(`(?m)^local ([A-Z_, ]+) = ([0-9, ]+)$`).FindAllStringSubmatch(commonText, -1) {
+	for _, line := range regexp.MustCompile(`(?m)^local ([A-Z_, ]+) = ([0-9, ]+)$`).FindAllStringSubmatch(scripts.New("", "").Text, -1) {
 		names, numbers := strings.Split(line[1], ", "), strings.Split(line[2], ", ")
 		for i, name := range names {
 			n, err := strconv.Atoi(numbers[i])
@@ -199,7 +200,7 @@ func TestLuacheck(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for name, text := range verbFiles(t) {
-		if err := os.WriteFile(filepath.Join(dir, name+".lua"), []byte(compose(text)), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name+".lua"), []byte(scripts.New(name, text).Text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -215,9 +216,9 @@ func TestLoad(t *testing.T) {
 		if err := c.Load(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for _, s := range fixedScripts() {
-			if there, err := rdb.ScriptExists(t.Context(), s.sha).Result(); err != nil || !there[0] {
-				t.Errorf("%s is not loaded (%v)", s.verb, err)
+		for _, s := range scripts.All() {
+			if there, err := rdb.ScriptExists(t.Context(), s.SHA).Result(); err != nil || !there[0] {
+				t.Errorf("%s is not loaded (%v)", s.Verb, err)
 			}
 		}
 	})
@@ -235,9 +236,9 @@ func TestLoadPutsScriptsOnEveryMasterThatIsUp(t *testing.T) {
 		}
 		seen := make(chan string, 8)
 		if err := rdb.ForEachMaster(t.Context(), func(ctx context.Context, node *redis.Client) error {
-			for _, s := range fixedScripts() {
-				if there := node.ScriptExists(ctx, s.sha).Val(); len(there) != 1 || !there[0] {
-					t.Errorf("%s lacks %s", node.Options().Addr, s.verb)
+			for _, s := range scripts.All() {
+				if there := node.ScriptExists(ctx, s.SHA).Val(); len(there) != 1 || !there[0] {
+					t.Errorf("%s lacks %s", node.Options().Addr, s.Verb)
 				}
 			}
 			seen <- node.Options().Addr

@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/onceward/coordinator/scripts"
 )
 
 // call is one script with its arguments on the way to Redis, and what came back.
 type call struct {
-	script  *script
+	script  *scripts.Script
 	key     Key    // for errors
 	owner   string // for UnknownError
 	keys    []string
@@ -46,9 +48,9 @@ func (sentOnce) NoRetry() bool { return true }
 func (k *call) command(ctx context.Context, whole bool) sentOnce {
 	args := make([]any, 0, 3+len(k.keys)+len(k.args))
 	if whole {
-		args = append(args, "eval", k.script.text, len(k.keys))
+		args = append(args, "eval", k.script.Text, len(k.keys))
 	} else {
-		args = append(args, "evalsha", k.script.sha, len(k.keys))
+		args = append(args, "evalsha", k.script.SHA, len(k.keys))
 	}
 	for _, name := range k.keys {
 		args = append(args, name)
@@ -224,7 +226,7 @@ func (c *Coordinator) firstUse(ctx context.Context, redisKey string) error {
 
 func (c *Coordinator) deliver(ctx context.Context, calls []*call, whole bool) []answer {
 	answers := make([]answer, len(calls))
-	if len(calls) == 1 && !c.waits(calls[0]) {
+	if len(calls) == 1 && !c.durably(calls[0]) {
 		cmd := calls[0].command(ctx, whole)
 		_ = c.rdb.Process(ctx, cmd)
 		answers[0] = answerOf(cmd)
@@ -233,7 +235,7 @@ func (c *Coordinator) deliver(ctx context.Context, calls []*call, whole bool) []
 	cmds := make([]sentOnce, len(calls))
 	pipe := c.rdb.Pipeline()
 	for i, k := range calls {
-		if c.waits(k) {
+		if c.durably(k) {
 			continue
 		}
 		cmds[i] = k.command(ctx, whole)
@@ -253,7 +255,7 @@ func (c *Coordinator) deliver(ctx context.Context, calls []*call, whole bool) []
 	return answers
 }
 
-func (c *Coordinator) waits(k *call) bool { return k.durable && c.replicas > 0 }
+func (c *Coordinator) durably(k *call) bool { return k.durable && c.replicas > 0 }
 
 func answerOf(cmd sentOnce) answer {
 	raw, err := cmd.Result()

@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/redistest"
+	"github.com/onceward/coordinator/scripts"
 )
 
 var pool redistest.Pool
@@ -157,9 +158,9 @@ func (r *recorder) keep(cmd redis.Cmder) {
 
 // verbOf names the script of a recorded request.
 func verbOf(args []any) string {
-	for _, s := range fixedScripts() {
-		if s.sha == args[1] {
-			return s.verb
+	for _, s := range scripts.All() {
+		if s.SHA == args[1] {
+			return s.Verb
 		}
 	}
 	return "fence_eval"

@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/scripts"
 )
 
 // The table of states and verbs, cell by cell, with and without a resource, on miniredis and on a real
@@ -64,13 +67,13 @@ func stand(state string, now time.Duration) (record, bool) {
 }
 
 // standFence makes the fence of a state; it names the record that holds it.
-func standFence(state string, now time.Duration, n names) (record, bool) {
+func standFence(state string, now time.Duration, n keyname.Names) (record, bool) {
 	r := record{
 		state: stateInProgress, owner: mine, token: minted, bound: true, end: now + 30*time.Second, length: lent,
-		maximum: now + time.Hour, data: []byte(n.record), checkpointed: true,
+		maximum: now + time.Hour, data: []byte(n.Record), checkpointed: true,
 	}
 	if strings.HasPrefix(state, "other") {
-		r.owner, r.token, r.data = theirs, later+1, []byte(n.record+"x")
+		r.owner, r.token, r.data = theirs, later+1, []byte(n.Record+"x")
 	}
 	switch state {
 	case "mine", "other":
@@ -94,7 +97,7 @@ type setting struct {
 	c     *Coordinator
 	rdb   redis.UniversalClient
 	key   Key
-	names names
+	names keyname.Names
 	now   time.Duration
 }
 
@@ -122,7 +125,7 @@ func (s *setting) send(k *call) *reply {
 	s.t.Helper()
 	s.c.run(s.t.Context(), k)
 	if k.err != nil {
-		s.t.Fatalf("%s: %v", k.script.verb, k.err)
+		s.t.Fatalf("%s: %v", k.script.Verb, k.err)
 	}
 	return &k.reply
 }
@@ -130,7 +133,7 @@ func (s *setting) send(k *call) *reply {
 func setUp(t *testing.T, rdb redis.UniversalClient, resource string) *setting {
 	s := &setting{t: t, c: open(t, rdb), rdb: rdb, key: newKey(t)}
 	s.key.Resource = resource
-	s.names = s.c.namer.names(s.key)
+	s.names = s.c.names(s.key)
 	now, err := rdb.Time(t.Context()).Result()
 	if err != nil {
 		t.Fatal(err)
@@ -152,37 +155,37 @@ var verbs = map[string]func(s *setting) *call{
 	},
 	"renew": func(s *setting) *call { return s.lease().renewCall(true) },
 	"checkpoint": func(s *setting) *call {
-		return s.lease().call(checkpointScript, s.lease().head, "0000000004", "further")
+		return s.lease().call(scripts.Checkpoint, s.lease().head, "0000000004", "further")
 	},
 	"checkpoint again": func(s *setting) *call {
-		return s.lease().call(checkpointScript, s.lease().head, "0000000003", "so far")
+		return s.lease().call(scripts.Checkpoint, s.lease().head, "0000000003", "so far")
 	},
 	"checkpoint too late": func(s *setting) *call {
-		return s.lease().call(checkpointScript, s.lease().head, "0000000003", "further")
+		return s.lease().call(scripts.Checkpoint, s.lease().head, "0000000003", "further")
 	},
 	"complete":               func(s *setting) *call { return s.complete("c", s.now+30*time.Second) },
 	"complete after the end": func(s *setting) *call { return s.complete("c", s.now-time.Second) },
 	"fail":                   func(s *setting) *call { return s.complete("f", s.now+30*time.Second) },
-	"release":                func(s *setting) *call { return s.lease().call(releaseScript, s.lease().head, millis(kept)) },
+	"release":                func(s *setting) *call { return s.lease().call(scripts.Release, s.lease().head, millis(kept)) },
 	"give back": func(s *setting) *call {
-		return &call{script: givebackScript, key: s.key, keys: s.names.keys(), args: []any{mine, millis(kept), millis(buried)}}
+		return &call{script: scripts.GiveBack, key: s.key, keys: s.names.Keys(), args: []any{mine, millis(kept), millis(buried)}}
 	},
 	"give back uncounted": func(s *setting) *call {
-		return &call{script: givebackScript, key: s.key, keys: s.names.keys(), args: []any{mine, millis(kept), millis(buried), "1"}}
+		return &call{script: scripts.GiveBack, key: s.key, keys: s.names.Keys(), args: []any{mine, millis(kept), millis(buried), "1"}}
 	},
 	"expire": func(s *setting) *call {
-		return &call{script: expireScript, key: s.key, keys: s.names.keys(), args: []any{fmt.Sprintf("%016d", minted), mine, millis(buried), millis(kept)}}
+		return &call{script: scripts.Expire, key: s.key, keys: s.names.Keys(), args: []any{fmt.Sprintf("%016d", minted), mine, millis(buried), millis(kept)}}
 	},
 	"resolve to rerun":  func(s *setting) *call { return s.resolve("r", "") },
 	"resolve to result": func(s *setting) *call { return s.resolve("c", "result") },
 	"mark": func(s *setting) *call {
-		return &call{script: markScript, key: s.key, keys: []string{s.names.record}, args: []any{"2"}}
+		return &call{script: scripts.Mark, key: s.key, keys: []string{s.names.Record}, args: []any{"2"}}
 	},
 	"fence": func(s *setting) *call {
-		return &call{script: fenceDoScript, key: s.key, fenced: true, keys: []string{s.names.guard(), "v{" + s.names.tag + "}"}, args: []any{head(Grant{minted, mine}), "set", "written"}}
+		return &call{script: scripts.FenceDo, key: s.key, fenced: true, keys: []string{s.names.Guard(), "v{" + s.names.Tag + "}"}, args: []any{head(Grant{minted, mine}), "set", "written"}}
 	},
 	"inspect": func(s *setting) *call {
-		return &call{script: inspectScript, key: s.key, keys: []string{s.names.record}, args: []any{"1"}}
+		return &call{script: scripts.Inspect, key: s.key, keys: []string{s.names.Record}, args: []any{"1"}}
 	},
 }
 
@@ -193,11 +196,11 @@ func (s *setting) lease() *Lease {
 
 func (s *setting) complete(outcome string, end time.Duration) *call {
 	l := s.lease()
-	return l.call(completeScript, l.head, outcome, millis(kept), "result", "00000002"+printOf([]byte("fp")), millis(end))
+	return l.call(scripts.Complete, l.head, outcome, millis(kept), "result", "00000002"+printOf([]byte("fp")), millis(end))
 }
 
 func (s *setting) resolve(to, payload string) *call {
-	return &call{script: resolveScript, key: s.key, keys: s.names.keys(), args: []any{fmt.Sprintf("%016d", minted), to, payload, millis(kept)}}
+	return &call{script: scripts.Resolve, key: s.key, keys: s.names.Keys(), args: []any{fmt.Sprintf("%016d", minted), to, payload, millis(kept)}}
 }
 
 // What a verb leaves, in few words. "same" is byte for byte.
@@ -399,30 +402,30 @@ func (s *setting) judge(verb, state, fence string, want expectation) {
 	t := s.t
 	t.Helper()
 	before, exists := stand(state, s.now)
-	s.put(s.names.record, before, exists)
+	s.put(s.names.Record, before, exists)
 	var fenceBefore record
-	if s.names.fence != "" {
+	if s.names.Fence != "" {
 		var there bool
 		fenceBefore, there = standFence(fence, s.now, s.names)
-		s.put(s.names.fence, fenceBefore, there)
+		s.put(s.names.Fence, fenceBefore, there)
 	}
-	recordWas, fenceWas := s.get(s.names.record), ""
-	if s.names.fence != "" {
-		fenceWas = s.get(s.names.fence)
+	recordWas, fenceWas := s.get(s.names.Record), ""
+	if s.names.Fence != "" {
+		fenceWas = s.get(s.names.Fence)
 	}
 
 	k := verbs[verb](s)
 	if got := s.send(k).code; got != want.reply {
 		t.Fatalf("replied %d, want %d", got, want.reply)
 	}
-	s.left("record", s.names.record, recordWas, before, want.record, max(before.token, fenceBefore.token))
-	if s.names.fence != "" && want.fence != "" {
-		s.left("fence", s.names.fence, fenceWas, fenceBefore, want.fence, max(before.token, fenceBefore.token))
+	s.left("record", s.names.Record, recordWas, before, want.record, max(before.token, fenceBefore.token))
+	if s.names.Fence != "" && want.fence != "" {
+		s.left("fence", s.names.Fence, fenceWas, fenceBefore, want.fence, max(before.token, fenceBefore.token))
 	}
-	recordIs := s.get(s.names.record)
+	recordIs := s.get(s.names.Record)
 	again := verbs[verb](s)
 	s.send(again)
-	if now := s.get(s.names.record); now != recordIs && verb != "renew" {
+	if now := s.get(s.names.Record); now != recordIs && verb != "renew" {
 		t.Errorf("a copy of the request changed the record\nfrom %q\nto   %q", recordIs, now)
 	}
 }
@@ -473,7 +476,7 @@ func (s *setting) left(what, name, was string, before record, want string, highe
 		expect.state, expect.owner, expect.bound = stateInProgress, mine, true
 		expect.token, expect.end, expect.length, expect.maximum = after.token, after.end, after.length, after.maximum
 		if verb == "held" {
-			expect.attempt, expect.fingerprint, expect.data, expect.checkpointed = 0, nil, []byte(s.names.record), true
+			expect.attempt, expect.fingerprint, expect.data, expect.checkpointed = 0, nil, []byte(s.names.Record), true
 		} else {
 			fmt.Sscan(arg, &expect.attempt)
 			expect.fingerprint = after.fingerprint
@@ -549,15 +552,15 @@ func TestEveryVerbIsInTheTable(t *testing.T) {
 			t.Errorf("%q has no rows", verb)
 		}
 	}
-	for _, s := range fixedScripts() {
-		found := s == confirmScript // no verb of the table: it only saves work
+	for _, s := range scripts.All() {
+		found := s == scripts.Confirm // no verb of the table: it only saves work
 		for _, build := range verbs {
 			c, _ := New(redis.NewClient(&redis.Options{}))
-			n := &setting{t: t, c: c, key: Key{ID: "x"}, names: namer{prefix: "p"}.names(Key{ID: "x"})}
+			n := &setting{t: t, c: c, key: Key{ID: "x"}, names: keyname.Namer{Prefix: "p"}.Names("", "x", "")}
 			found = found || build(n).script == s
 		}
 		if !found {
-			t.Errorf("script %s is in no verb of the table", s.verb)
+			t.Errorf("script %s is in no verb of the table", s.Verb)
 		}
 	}
 }

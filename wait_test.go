@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/onceward/coordinator/internal/wakeup"
 )
 
 // commands counts what a client sends, by script.
@@ -28,25 +30,9 @@ func (c *commands) count(verb string) (n int) {
 	return n
 }
 
-func waiters(c *Coordinator) (n int) {
-	c.rooms.mu.Lock()
-	defer c.rooms.mu.Unlock()
-	for _, r := range c.rooms.byName {
-		n += len(r.members)
-	}
-	return n
-}
+func waiters(c *Coordinator) int { return c.waits.Waiting() }
 
-func listening(c *Coordinator, name string) bool {
-	c.hub.mu.Lock()
-	defer c.hub.mu.Unlock()
-	for _, l := range c.hub.lines {
-		if t := l.wanted[name]; t != nil && t.listening {
-			return true
-		}
-	}
-	return false
-}
+func listening(c *Coordinator, name string) bool { return c.waits.Listening(name) }
 
 func markOf(rdb redis.UniversalClient, name string) byte {
 	s, _ := rdb.Get(context.Background(), name).Result()
@@ -82,7 +68,7 @@ func TestManyWaitersShareOneResult(t *testing.T) {
 			})
 		}
 		eventually(t, 10*time.Second, "all wait, and their record is marked", func() bool {
-			return waiters(c) == many*9/10 && markOf(rdb, c.namer.names(key).record) == '1'
+			return waiters(c) == many*9/10 && markOf(rdb, c.names(key).Record) == '1'
 		})
 		if n := log.count("wait", "waiting"); n != many*9/10 {
 			t.Errorf("the observer counts %d waiters", n)
@@ -112,11 +98,7 @@ func TestManyWaitersShareOneResult(t *testing.T) {
 		if n := waiters(c); n != 0 {
 			t.Errorf("%d waiters are left", n)
 		}
-		eventually(t, 5*time.Second, "the subscription ends with the last waiter", func() bool {
-			c.hub.mu.Lock()
-			defer c.hub.mu.Unlock()
-			return len(c.hub.lines) == 0
-		})
+		eventually(t, 5*time.Second, "the subscription ends with the last waiter", func() bool { return !listening(c, c.names(key).Record) })
 	})
 }
 
@@ -198,12 +180,12 @@ func TestWaitEnds(t *testing.T) {
 		// A lease that lapses wakes nobody: the timer at its end does.
 		go func() { _, err := c.Claim(t.Context(), key, WaitUpTo(time.Minute)); answer <- err }()
 		eventually(t, 5*time.Second, "it waits", func() bool { return waiters(c) == 1 })
-		lapse(t, rdb, c.namer.names(key).record)
+		lapse(t, rdb, c.names(key).Record)
 		began = time.Now()
 		if err := <-answer; err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(began); took > slowPoll+200*time.Millisecond {
+		if took := time.Since(began); took > wakeup.SlowPoll+200*time.Millisecond {
 			t.Errorf("taken over only after %v", took)
 		}
 		wantError(t, lease.Complete(t.Context(), nil), ErrStaleToken)
@@ -215,7 +197,7 @@ func TestLostWakeUp(t *testing.T) {
 	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
 		c := open(t, rdb)
 		key := newKey(t)
-		name := c.namer.names(key).record
+		name := c.names(key).Record
 		lease := mustClaim(t, c, key, LeaseFor(time.Minute))
 		answer := make(chan error, 1)
 		go func() { _, err := c.Await(t.Context(), key, nil); answer <- err }()
@@ -231,7 +213,7 @@ func TestLostWakeUp(t *testing.T) {
 		if err := <-answer; err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(began); took > slowPoll+200*time.Millisecond {
+		if took := time.Since(began); took > wakeup.SlowPoll+200*time.Millisecond {
 			t.Errorf("answered only after %v", took)
 		}
 	})
@@ -242,7 +224,7 @@ func TestSubscriptionSurvivesItsConnection(t *testing.T) {
 	defer rdb.Close()
 	c := open(t, rdb)
 	key := newKey(t)
-	name := c.namer.names(key).record
+	name := c.names(key).Record
 	lease := mustClaim(t, c, key, LeaseFor(time.Minute))
 	answer := make(chan error, 1)
 	go func() { _, err := c.Claim(t.Context(), key, WaitUpTo(time.Minute)); answer <- err }()
@@ -324,7 +306,7 @@ func TestQuarantineAndResolve(t *testing.T) {
 			key := newKey(t)
 			old := mustClaim(t, c, key, ManualRenewal())
 			wantError(t, c.Resolve(t.Context(), key, r), ErrInProgress)
-			lapse(t, rdb, c.namer.names(key).record)
+			lapse(t, rdb, c.names(key).Record)
 			_, err := c.Claim(t.Context(), key, QuarantineLapsed(), WaitUpTo(time.Minute))
 			wantError(t, err, ErrUncertain, "Resolve")
 			for range 2 { // again is nil

@@ -1,4 +1,4 @@
-package coordinator
+package wakeup
 
 import (
 	"context"
@@ -6,14 +6,15 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/onceward/coordinator/internal/keyname"
 )
 
 // hub listens for wake-ups on behalf of the rooms. On a cluster it has a connection for each slot that is
 // waited in, because channels of two slots cannot share a sharded subscription; elsewhere it has one. A
 // connection ends with its last channel.
 type hub struct {
-	c    *Coordinator
-	kind byte // how we listen, as scripts mark it: '1' PUBLISH, '2' SPUBLISH
+	Host
 
 	mu    sync.Mutex
 	lines map[int]*line // by slot
@@ -44,26 +45,18 @@ type subscription struct {
 	woken chan struct{} // a message came, or one may have been missed
 }
 
-func newHub(c *Coordinator) *hub {
-	h := &hub{c: c, kind: '1', lines: map[int]*line{}}
-	if c.cluster != nil {
-		h.kind = '2'
-	}
-	return h
-}
-
 func (h *hub) subscribe(name string) *subscription {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := &subscription{hub: h, name: name, ready: make(chan struct{}), woken: make(chan struct{}, 1)}
 	slot := 0
-	if h.c.cluster != nil {
-		slot = slotOf(name)
+	if h.Cluster != nil {
+		slot = keyname.Slot(name)
 	}
 	l := h.lines[slot]
 	if l == nil {
 		l = &line{hub: h, slot: slot, changed: make(chan struct{}, 1), wanted: map[string]*topic{}}
-		if len(h.lines) >= mostLines || !h.c.start(l.run) {
+		if len(h.lines) >= mostLines || !h.Start(l.run) {
 			return s // never ready: its room polls
 		}
 		h.lines[slot] = l
@@ -119,13 +112,13 @@ func (l *line) run() {
 	for try := 1; ; try++ {
 		if began := time.Now(); l.session() {
 			return
-		} else if time.Since(began) > slowPoll {
+		} else if time.Since(began) > SlowPoll {
 			try = 1
 		}
-		if l.hub.c.cluster != nil {
-			l.hub.c.cluster.ReloadState(l.hub.c.base) // the slot may have moved
+		if l.hub.Cluster != nil {
+			l.hub.Cluster.ReloadState(l.hub.Base) // the slot may have moved
 		}
-		if !l.hub.c.backOff(l.hub.c.base, try) {
+		if !l.hub.BackOff(l.hub.Base, try) {
 			return
 		}
 	}
@@ -134,12 +127,12 @@ func (l *line) run() {
 // session listens on one connection until it breaks, the slot moves away (false), or nobody wants it any
 // more (true).
 func (l *line) session() bool {
-	ctx, cancel := context.WithCancel(l.hub.c.base)
+	ctx, cancel := context.WithCancel(l.hub.Base)
 	var ps *redis.PubSub
-	if l.hub.c.cluster != nil {
-		ps = l.hub.c.cluster.SSubscribe(ctx)
+	if l.hub.Cluster != nil {
+		ps = l.hub.Cluster.SSubscribe(ctx)
 	} else {
-		ps = l.hub.c.rdb.Subscribe(ctx)
+		ps = l.hub.Client.Subscribe(ctx)
 	}
 	var reader chan struct{}
 	asked := map[string]bool{}
@@ -177,7 +170,7 @@ func (l *line) session() bool {
 
 func (l *line) ask(ctx context.Context, ps *redis.PubSub, add, drop []string) (err error) {
 	subscribe, unsubscribe := ps.Subscribe, ps.Unsubscribe
-	if l.hub.c.cluster != nil {
+	if l.hub.Cluster != nil {
 		subscribe, unsubscribe = ps.SSubscribe, ps.SUnsubscribe
 	}
 	if len(add) > 0 {

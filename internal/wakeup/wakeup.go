@@ -1,0 +1,203 @@
+// Package wakeup waits for keys on behalf of a coordinator's callers.
+//
+// Those who wait for one key in one process form a room. Its leader does the work for all: it listens,
+// marks what it waits for, and looks again when it is woken, when the lease must have ended, and slowly
+// in any case, so that a lost message costs a delay and not a hang. What it finds finished it hands to the
+// others; when it leaves, the next in line leads.
+package wakeup
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// SlowPoll is how long a lost wake-up can delay a waiter.
+const SlowPoll = 2 * time.Second
+
+// Host is what waiting needs of the coordinator that it is a part of.
+type Host struct {
+	Client  redis.UniversalClient
+	Cluster *redis.ClusterClient // the same, when it is one
+	Base    context.Context      // ends with the coordinator
+	Start   func(func()) bool    // runs beside the callers; false when the coordinator is closed
+	BackOff func(ctx context.Context, try int) bool
+	Jitter  func(time.Duration) time.Duration
+	Note    func(waiters int) // by how much their number has changed
+}
+
+// Waits are a coordinator's rooms and what they listen to. R is the record that a leader finds finished.
+type Waits[R any] struct {
+	hub hub
+
+	mu     sync.Mutex
+	byName map[string]*room[R]
+}
+
+// New makes the waits of a coordinator; nothing runs until somebody waits.
+func New[R any](host Host) *Waits[R] {
+	return &Waits[R]{hub: hub{Host: host, lines: map[int]*line{}}, byName: map[string]*room[R]{}}
+}
+
+// Kind is how we listen, as the scripts mark it: '1' PUBLISH, '2' SPUBLISH.
+func (r *Waits[R]) Kind() byte {
+	if r.hub.Cluster != nil {
+		return '2'
+	}
+	return '1'
+}
+
+type room[R any] struct {
+	name    string
+	members []*member[R] // the first one leads
+	guard   string       // what sub listens to
+	sub     *subscription
+}
+
+type member[R any] struct {
+	lead chan struct{} // closed when this one leads
+	told chan *R       // the finished record that the leader found
+}
+
+func (r *Waits[R]) enter(name string) (*room[R], *member[R]) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	in := r.byName[name]
+	if in == nil {
+		in = &room[R]{name: name}
+		r.byName[name] = in
+	}
+	m := &member[R]{lead: make(chan struct{}), told: make(chan *R, 1)}
+	in.members = append(in.members, m)
+	if len(in.members) == 1 {
+		close(m.lead)
+	}
+	return in, m
+}
+
+// leave hands the lead on; with the last one the subscription ends.
+func (r *Waits[R]) leave(in *room[R], m *member[R]) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := slices.Index(in.members, m)
+	if at < 0 {
+		return
+	}
+	in.members = slices.Delete(in.members, at, at+1)
+	if len(in.members) == 0 {
+		delete(r.byName, in.name)
+		in.sub.end()
+		return
+	}
+	if at == 0 {
+		close(in.members[0].lead)
+	}
+}
+
+// tell gives everybody but the leader what was found and empties the room.
+func (r *Waits[R]) tell(in *room[R], found *R) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range in.members[1:] {
+		m.told <- found
+	}
+	in.members = in.members[:1]
+}
+
+// View is what a look at a key showed.
+type View[R any] struct {
+	Done     bool          // there is an answer; the looker has it
+	Finished *R            // and it serves everybody in the room
+	Guard    string        // what to listen to and mark: the record or the fence in the way; empty: poll
+	Marked   bool          // it is marked already
+	Ends     time.Duration // how long the lease in the way lasts, unless renewed
+}
+
+// Waiter is one caller's part in a room.
+type Waiter[R any] struct {
+	Look func() View[R]                                  // looks whether there is an answer now
+	Mark func(ctx context.Context, seen View[R]) View[R] // asks to be woken; not marked means: look again
+	Told func(*R)                                        // takes what another one's look has found finished
+}
+
+// In waits in the room of that name until w's look has an answer, or another one's look has. It is false
+// when ctx or the coordinator ended first. seen is what w has looked at before.
+func (r *Waits[R]) In(ctx context.Context, name string, seen View[R], w Waiter[R]) bool {
+	r.hub.Note(1)
+	defer r.hub.Note(-1)
+	in, m := r.enter(name)
+	defer r.leave(in, m)
+	select {
+	case found := <-m.told:
+		w.Told(found)
+		return true
+	case <-m.lead:
+	case <-ctx.Done():
+		return false
+	case <-r.hub.Base.Done():
+		return false
+	}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if seen.Guard != "" && seen.Guard != in.guard {
+			in.sub.end()
+			in.guard, in.sub = seen.Guard, r.hub.subscribe(seen.Guard)
+		}
+		var ready, woken <-chan struct{}
+		if in.sub != nil {
+			woken = in.sub.woken
+			if seen.Guard != "" && !seen.Marked {
+				ready = in.sub.ready
+			}
+		}
+		pause := r.hub.Jitter(SlowPoll)
+		if seen.Ends > 0 {
+			pause = min(pause, seen.Ends+time.Millisecond)
+		}
+		timer.Reset(pause)
+		select {
+		case <-ready:
+			if seen = w.Mark(ctx, seen); seen.Marked {
+				continue
+			}
+		case <-woken:
+		case <-timer.C:
+		case <-ctx.Done():
+			return false
+		case <-r.hub.Base.Done():
+			return false
+		}
+		if seen = w.Look(); seen.Finished != nil {
+			r.tell(in, seen.Finished)
+		}
+		if seen.Done {
+			return true
+		}
+	}
+}
+
+// Waiting is how many callers wait now.
+func (r *Waits[R]) Waiting() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, in := range r.byName {
+		n += len(in.members)
+	}
+	return n
+}
+
+// Listening says whether messages on a channel arrive now.
+func (r *Waits[R]) Listening(name string) bool {
+	r.hub.mu.Lock()
+	defer r.hub.mu.Unlock()
+	for _, l := range r.hub.lines {
+		if t := l.wanted[name]; t != nil && t.listening {
+			return true
+		}
+	}
+	return false
+}
