@@ -73,7 +73,7 @@ func spread(d time.Duration) time.Duration {
 
 // Close stops renewing and waiting; leases' contexts end with ErrClosed. Nothing is given back: a lease
 // that is still held ends by itself, so release first. It returns when the coordinator's goroutines have
-// ended, and may be called again.
+// ended, and may be called again; requests that are out end by the client's own timeouts.
 func (c *Coordinator) Close() error {
 	c.starting.Lock()
 	c.stop(ErrClosed)
@@ -140,7 +140,11 @@ func (c *Coordinator) Claim(ctx context.Context, key Key, opts ...ClaimOption) (
 	if err != nil {
 		return nil, err
 	}
-	lease, err = c.claim(ctx, q)
+	return c.claimOrWait(ctx, q)
+}
+
+func (c *Coordinator) claimOrWait(ctx context.Context, q *claim) (*Lease, error) {
+	lease, err := c.claim(ctx, q)
 	if q.wait > 0 && errors.Is(err, ErrInProgress) {
 		return c.claimWaiting(ctx, q, err)
 	}
@@ -216,10 +220,21 @@ func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
 		if !over {
 			return lease, err
 		}
-		if q.owner, err = c.newOwner(); err != nil {
+		if err := c.startOver(ctx, q); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// startOver gives a claim another owner. Nobody worked under the first one's grant: were it left to lapse, it
+// would count as an attempt, or be uncertain.
+func (c *Coordinator) startOver(ctx context.Context, q *claim) error {
+	if err := c.giveBack(ctx, q.key, q.names, q.owner, true); err != nil {
+		return &UnknownError{Key: q.key, Owner: q.owner, Err: err}
+	}
+	owner, err := c.newOwner()
+	q.owner = owner
+	return err
 }
 
 // claimed turns a claim's reply into a lease or an error; over means that the claim's owner has had its
@@ -236,8 +251,7 @@ func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Le
 		}
 		lease := c.newLease(ctx, q.key, q.names, &q.request, r)
 		if lease.expired() {
-			// It took so long that the lease is over before it began; holding on to it would only block the key.
-			return nil, true, c.giveBack(ctx, q.key, q.names, q.owner, true)
+			return nil, true, nil // it took so long that the lease is over before it began
 		}
 		lease.takeover = r.number == 1
 		c.renewer.add(lease)
@@ -283,10 +297,10 @@ func (c *Coordinator) replayed(ctx context.Context, key Key, n keyname.Names, k 
 
 // unconfirmedClaim gives back a grant that the replicas did not confirm; nobody worked under it.
 func (c *Coordinator) unconfirmedClaim(ctx context.Context, q *claim) error {
-	err := fmt.Errorf("%w: the claim of %s was given back; fewer than %d replicas answered within %v", ErrNotReplicated, label(q.key), c.replicas, c.replicaWait)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
-	defer cancel()
-	return errors.Join(err, c.giveBack(ctx, q.key, q.names, q.owner, true))
+	if err := c.giveBack(ctx, q.key, q.names, q.owner, true); err != nil {
+		c.tidy(ctx, func(ctx context.Context) { _ = c.giveBack(ctx, q.key, q.names, q.owner, true) })
+	}
+	return fmt.Errorf("%w: the claim of %s was given back; fewer than %d replicas answered within %v", ErrNotReplicated, label(q.key), c.replicas, c.replicaWait)
 }
 
 // unexpected is the error for replies that have no case of their own.
@@ -329,20 +343,34 @@ func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []Clai
 	if len(out) > 0 {
 		c.run(ctx, out...)
 	}
-	var waiting sync.WaitGroup
-	for i, k := range calls {
-		if k == nil {
-			continue
-		}
-		q, r := claims[i], &results[i]
-		var over bool
-		if r.Lease, over, r.Err = c.claimed(ctx, q, k); over {
-			r.Lease, r.Err = c.Claim(ctx, q.key, reqs[i].Options...)
-		} else if q.wait > 0 && errors.Is(r.Err, ErrInProgress) {
-			waiting.Go(func() { r.Lease, r.Err = c.claimWaiting(ctx, q, r.Err) })
+	// What is granted is taken in first; what takes longer goes on side by side.
+	var longer sync.WaitGroup
+	granted := map[string]bool{}
+	for _, first := range []bool{true, false} {
+		for i, k := range calls {
+			if k == nil || first != (k.err == nil && k.reply.code == codeOK && !k.unconfirmed) {
+				continue
+			}
+			q, r := claims[i], &results[i]
+			finish := func() {
+				var over bool
+				if r.Lease, over, r.Err = c.claimed(ctx, q, k); over {
+					if r.Err = c.startOver(ctx, q); r.Err == nil {
+						r.Lease, r.Err = c.claimOrWait(ctx, q)
+					}
+				} else if q.wait > 0 && errors.Is(r.Err, ErrInProgress) && !granted[q.names.Record] { // not for this batch's own
+					r.Lease, r.Err = c.claimWaiting(ctx, q, r.Err)
+				}
+			}
+			if !first {
+				longer.Go(finish)
+				continue
+			}
+			finish()
+			granted[q.names.Record] = r.Lease != nil
 		}
 	}
-	waiting.Wait()
+	longer.Wait()
 	end(len(reqs), "ok", nil)
 	return results
 }

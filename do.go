@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Codec turns values into payloads and back.
@@ -71,7 +72,9 @@ func Do[T any](ctx context.Context, c *Coordinator, key Key, fn func(context.Con
 	if err != nil {
 		var unknown *UnknownError
 		if errors.As(err, &unknown) {
-			c.tidy(ctx, func(ctx context.Context) { _ = c.GiveBack(ctx, key, unknown.Owner) })
+			owner := unknown.Owner
+			c.tidy(ctx, func(ctx context.Context) { _ = c.GiveBack(ctx, key, owner) })
+			err = &UnknownError{Key: key, Err: unknown.Err} // asking again with that owner would race with the giving back
 		}
 		return replay[T](r.codec, err)
 	}
@@ -96,27 +99,30 @@ func perform[T any](ctx context.Context, lease *Lease, fn func(context.Context, 
 	defer cancel(context.Canceled)
 	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
 
-	// Storing and releasing take place also when the caller has gone.
-	detached := context.WithoutCancel(ctx)
-	returned := false
+	// Storing and releasing take place also when the caller has gone, within a moment.
+	detached, done := outliving(ctx, tidyTime)
+	defer done()
+	settled := false
 	defer func() {
-		if !returned { // a panic, or runtime.Goexit
-			releaseFor(detached, lease)
+		if !settled { // a panic, or runtime.Goexit, of fn or of the codec
+			releaseFor(ctx, lease)
 		}
 	}()
 	v, err = fn(working, lease)
-	returned = true
 
 	var final *finalError
 	if err != nil && !errors.As(err, &final) {
-		releaseFor(detached, lease)
+		settled = true
+		releaseFor(ctx, lease)
 		if lease.lost() && !errors.Is(err, context.Cause(lease.ctx)) && !errors.Is(err, ErrStaleToken) {
 			err = fmt.Errorf("%w: %w", lease.lostError(), err)
 		}
 		return v, false, err
 	}
-	if err = lease.store(detached, v, final, codec); errors.Is(err, ErrInvalid) || errors.Is(err, ErrTooLarge) {
-		releaseFor(detached, lease) // it cannot be stored, now or later
+	err = lease.store(detached, v, final, codec)
+	settled = true
+	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrTooLarge) {
+		releaseFor(ctx, lease) // it cannot be stored, now or later
 	} else if err != nil {
 		lease.finish(nil) // nobody else will store it: let the lease lapse, and not renew it on
 	}
@@ -144,8 +150,21 @@ func (l *Lease) store(ctx context.Context, v any, final *finalError, codec Codec
 	return l.Complete(ctx, payload)
 }
 
+// outliving returns a context with ctx's values that ends d after ctx does.
+func outliving(ctx context.Context, d time.Duration) (context.Context, func()) {
+	longer, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(d, func() { cancel(context.Cause(ctx)) })
+		context.AfterFunc(longer, func() { timer.Stop() })
+	})
+	return longer, func() {
+		stop()
+		cancel(context.Canceled)
+	}
+}
+
 func releaseFor(ctx context.Context, lease *Lease) {
-	ctx, cancel := context.WithTimeout(ctx, tidyTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
 	defer cancel()
 	_ = lease.Release(ctx) // what cannot be released lapses by itself
 }

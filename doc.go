@@ -63,6 +63,8 @@
 //
 // # Further reading
 //
+// docs/states.md has a table of what each call does in each state. docs/keys-and-ttls.md says how to choose keys and times,
+// docs/operating.md what to watch and what each error asks for, docs/upgrading.md what a release may change.
 // docs/protocol.md describes the record, the scripts and why repeating them is safe. docs/redis.md says how to set up
 // servers and clients, with an ACL line to paste. Programs that run are in examples.
 package coordinator

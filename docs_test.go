@@ -76,27 +76,6 @@ func TestDocsLinksResolve(t *testing.T) {
 	}
 }
 
-// A block that begins with a package clause is a program and compiles.
-func TestDocsProgramsCompile(t *testing.T) {
-	programs := 0
-	for name, text := range pages(t) {
-		for _, m := range fence.FindAllStringSubmatch(text, -1) {
-			if m[1] != "go" || !strings.HasPrefix(m[2], "package ") {
-				continue
-			}
-			programs++
-			file := filepath.Join(t.TempDir(), "main.go")
-			if err := os.WriteFile(file, []byte(m[2]), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			t.Log(name, run(t, "go", "vet", file))
-		}
-	}
-	if programs == 0 {
-		t.Error("no page has a program; the README should")
-	}
-}
-
 // A block under a mark that names a file quotes it, byte for byte, from its package clause to its end.
 func TestDocsQuotes(t *testing.T) {
 	quotation := regexp.MustCompile("(?ms)^<!-- quote: (\\S+) -->\n```go\n(.*?)^```$")
@@ -121,13 +100,14 @@ func TestDocsQuotes(t *testing.T) {
 // source is what the root package declares, and the names of the adapters beside it.
 type source struct {
 	names     map[string]bool
+	errors    map[string]bool     // the root's exported ones
 	options   map[string]string   // the root's functions that return an option, and which kind
 	constants map[string]ast.Expr // the root's
 }
 
 func parseRoot(t *testing.T) source {
 	t.Helper()
-	s := source{names: map[string]bool{}, options: map[string]string{}, constants: map[string]ast.Expr{}}
+	s := source{names: map[string]bool{}, errors: map[string]bool{}, options: map[string]string{}, constants: map[string]ast.Expr{}}
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -162,6 +142,9 @@ func parseRoot(t *testing.T) source {
 					case *ast.ValueSpec:
 						for i, ident := range spec.Names {
 							s.names[ident.Name] = true
+							if own && d.Tok == token.VAR && strings.HasPrefix(ident.Name, "Err") {
+								s.errors[ident.Name] = true
+							}
 							if own && d.Tok == token.CONST && i < len(spec.Values) {
 								s.constants[ident.Name] = spec.Values[i]
 							}
@@ -187,26 +170,56 @@ func TestDocsNamesExist(t *testing.T) {
 	}
 }
 
-// The README's tables have every option, with the defaults and least values that the code has.
-func TestDocsDefaults(t *testing.T) {
-	root := parseRoot(t)
+// defaultRows are the rows of a page's tables of options: those with the columns option, default and allowed come first.
+func defaultRows(page string) map[string][]string {
 	rows := map[string][]string{}
-	for line := range strings.Lines(pages(t)["README.md"]) {
-		if cells := strings.Split(line, "|"); len(cells) == 6 && strings.HasPrefix(line, "| `") {
+	table := false
+	for line := range strings.Lines(page) {
+		cells := strings.Split(line, "|")
+		if strings.HasPrefix(line, "| option | default | allowed |") {
+			table = true
+		} else if !strings.HasPrefix(line, "|") {
+			table = false
+		}
+		if table && len(cells) == 6 && strings.HasPrefix(line, "| `") {
 			option, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(cells[1]), "`"), "`")
 			rows[option] = cells
 		}
 	}
-	for option, kind := range root.options {
-		if rows[option] == nil {
-			t.Errorf("README.md has no row for %s, a %s", option, kind)
+	return rows
+}
+
+// The README's tables have every option. They, and those of other pages, have the defaults and least values that the code has.
+func TestDocsDefaults(t *testing.T) {
+	root := parseRoot(t)
+	tables := 0
+	for page, text := range pages(t) {
+		rows := defaultRows(text)
+		for option := range rows {
+			if root.options[option] == "" {
+				t.Errorf("%s has a row for %s, which is no option", page, option)
+			}
+		}
+		if len(rows) > 0 {
+			tables++
+			root.checkDefaults(t, page, rows)
+		}
+		if page != "README.md" {
+			continue
+		}
+		for option, kind := range root.options {
+			if rows[option] == nil {
+				t.Errorf("README.md has no row for %s, a %s", option, kind)
+			}
 		}
 	}
-	for option := range rows {
-		if root.options[option] == "" {
-			t.Errorf("README.md has a row for %s, which is no option", option)
-		}
+	if tables < 2 {
+		t.Errorf("%d pages have tables of options; the README and docs/keys-and-ttls.md should", tables)
 	}
+}
+
+func (s source) checkDefaults(t *testing.T, page string, rows map[string][]string) {
+	t.Helper()
 	const standard, allowed = 2, 3
 	for _, want := range []struct {
 		option   string
@@ -220,7 +233,7 @@ func TestDocsDefaults(t *testing.T) {
 		{"WithTimeout", standard, "defaultTimeout"}, {"LeaseFor", allowed, "minLease"}, {"MaxLifetime", allowed, "minLease"},
 		{"Fingerprint", allowed, "maxFingerprint"},
 	} {
-		value := root.eval(t, root.constants[want.constant])
+		value := s.eval(t, s.constants[want.constant])
 		written := []string{value.ExactString()}
 		if n, exact := constant.Int64Val(constant.ToInt(value)); exact {
 			written = append(written, fmt.Sprintf("%d MiB", n>>20), short(time.Duration(n)))
@@ -229,13 +242,13 @@ func TestDocsDefaults(t *testing.T) {
 		}
 		cells, found := rows[want.option], false
 		if cells == nil {
-			continue // said above
+			continue // said above, where it should be there
 		}
 		for _, text := range written {
 			found = found || regexp.MustCompile(`(^|[^\w.])`+regexp.QuoteMeta(text)+`($|[^\w.])`).MatchString(cells[want.cell])
 		}
 		if !found {
-			t.Errorf("README.md says %q of %s; %s is one of %v", cells[want.cell], want.option, want.constant, written)
+			t.Errorf("%s says %q of %s; %s is one of %v", page, cells[want.cell], want.option, want.constant, written)
 		}
 	}
 }

@@ -106,7 +106,8 @@ func (e *StaleTokenError) Is(target error) bool { return target == ErrStaleToken
 // UnknownError says that a call's outcome could not be learned. It is ErrUnknown and unwraps to the cause.
 type UnknownError struct {
 	Key Key
-	// Owner asks again for the same claim ([Owner]) or gives it back ([Coordinator.GiveBack]). A credential.
+	// Owner asks again for the same claim ([Owner]) or gives it back ([Coordinator.GiveBack]). A credential. Empty
+	// where it is given back already: [Do] does that.
 	Owner string
 	Err   error
 }

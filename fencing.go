@@ -1,12 +1,15 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
+	"encoding"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -167,11 +170,18 @@ func (f *Fence) inside(redisKey string) error {
 }
 
 func (f *Fence) send(ctx context.Context, cmd *redis.Cmd, g Grant, s *scripts.Script, keys []string, args []any) error {
+	args, err := encodable(args)
+	if err != nil {
+		return err
+	}
 	k := &call{script: s, key: f.key, owner: g.Owner, keys: keys, args: args, fenced: true, once: true}
 	f.c.run(ctx, k)
 	switch {
 	case k.err != nil:
 		return k.err
+	case k.reply.code == codeFailed:
+		text, _ := k.reply.value.(string)
+		return commandError(text)
 	case k.reply.code == codeStale:
 		return &StaleTokenError{Key: f.key, Token: g.Token, Current: k.reply.rec.token}
 	case k.reply.code != codeOK:
@@ -181,6 +191,36 @@ func (f *Fence) send(ctx context.Context, cmd *redis.Cmd, g Grant, s *scripts.Sc
 	}
 	cmd.SetVal(k.reply.value)
 	return nil
+}
+
+// commandError is what the user's own command or script answered.
+type commandError string
+
+func (e commandError) Error() string { return string(e) }
+
+// RedisError makes it a redis.Error, as it would be without the fence.
+func (commandError) RedisError() {}
+
+// encodable takes a copy of what the caller may change after the call has returned, and refuses what go-redis cannot send.
+func encodable(args []any) ([]any, error) {
+	out := make([]any, len(args))
+	for i, arg := range args {
+		switch a := arg.(type) {
+		case nil, string, bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, float32, float64, time.Time, time.Duration:
+			out[i] = a
+		case []byte:
+			out[i] = bytes.Clone(a)
+		case encoding.BinaryMarshaler:
+			data, err := a.MarshalBinary()
+			if err != nil {
+				return nil, fmt.Errorf("%w: argument %d does not encode: %w", ErrInvalid, i, err)
+			}
+			out[i] = data
+		default:
+			return nil, fmt.Errorf("%w: argument %d is a %T; make it a string, a number or bytes", ErrInvalid, i, arg)
+		}
+	}
+	return out, nil
 }
 
 // fenced are the commands that Fence.Do takes: those with exactly one key, which comes first, that neither block nor

@@ -34,12 +34,15 @@ type Lease struct {
 	mu          sync.Mutex
 	sent        time.Time     // when the copy went out that the deadline rests on
 	deadline    time.Time     // local, monotonic
+	latest      time.Time     // the deadline that no renewal passes, by our own clock
 	end         time.Duration // the server's, as last confirmed
 	maximum     time.Duration // the end that no renewal passes
 	sequence    int64         // of the last checkpoint
 	completed   bool
 	completedAt time.Time
-	finishing   int // completions under way: a renewal that finds the record ended is no loss
+	finishing   int  // completions under way: a renewal that finds the record ended is no loss
+	doomed      bool // a renewal found it over meanwhile
+	over        bool // the context has ended, or is about to
 
 	renewal // the renewer's, under its lock
 }
@@ -72,6 +75,12 @@ func (l *Lease) confirm(r *reply) {
 	}
 	l.sent, l.end = r.sent, r.rec.end
 	l.deadline = r.sent.Add(min(l.lease, r.remaining()-l.grace))
+	if l.latest.IsZero() {
+		l.latest = r.sent.Add(r.rec.maximum - r.now - l.grace)
+	}
+	if l.latest.Before(l.deadline) { // the server's clock was stepped back: its maximum has moved away
+		l.deadline = l.latest
+	}
 }
 
 func (l *Lease) expired() bool { return !time.Now().Before(l.Deadline()) }
@@ -175,20 +184,27 @@ func (l *Lease) lost() bool {
 func (l *Lease) lose() {
 	l.mu.Lock()
 	finishing := l.finishing > 0
+	l.doomed = l.doomed || finishing
 	l.mu.Unlock()
-	if finishing && !l.expired() {
-		return
+	if !finishing {
+		l.finish(ErrLeaseLost)
 	}
-	l.finish(ErrLeaseLost)
 }
 
 // finish ends the lease's context with a cause, nil for a good end, and its renewal.
 func (l *Lease) finish(cause error) {
-	if errors.Is(cause, ErrLeaseLost) && l.ctx.Err() == nil {
-		l.c.observer.Note(Event{Op: "lease", Outcome: "lost", Key: l.key, Err: cause, Count: 1})
-	}
+	l.mu.Lock()
+	first := !l.over
+	l.over = true
+	l.mu.Unlock()
 	l.cancel(cause)
 	l.c.renewer.remove(l)
+	if first && errors.Is(cause, ErrLeaseLost) {
+		// Beside us: the observer takes the time that it takes, and other leases' ends do not wait for it.
+		l.c.start(func() {
+			l.c.observer.Note(Event{Op: "lease", Outcome: "lost", Key: l.key, Err: cause, Count: 1})
+		})
+	}
 }
 
 // SaveCheckpoint keeps data, at most [WithMaxPayload] bytes, for the attempt that may follow this one;
@@ -211,7 +227,7 @@ func (l *Lease) SaveCheckpoint(ctx context.Context, data []byte) (err error) {
 	l.sequence++
 	sequence := l.sequence
 	l.mu.Unlock()
-	k := l.call(scripts.Checkpoint, l.head, fmt.Sprintf("%010d", sequence), data)
+	k := l.call(scripts.Checkpoint, l.head, fmt.Sprintf("%010d", sequence), bytes.Clone(data))
 	l.c.run(ctx, k)
 	switch {
 	case k.err != nil:
@@ -275,7 +291,7 @@ func (l *Lease) complete(ctx context.Context, op string, outcome rune, result []
 	l.finishing++
 	serverEnd := l.end
 	l.mu.Unlock()
-	args := []any{l.head, string(outcome), millis(o.retention), result, fmt.Sprintf("%08d%s", l.attempt, printOf(l.fingerprint)), millis(serverEnd)}
+	args := []any{l.head, string(outcome), millis(o.retention), bytes.Clone(result), fmt.Sprintf("%08d%s", l.attempt, printOf(l.fingerprint)), millis(serverEnd)}
 	if l.c.replicas > 0 {
 		args = append(args, "1")
 	}
@@ -283,8 +299,12 @@ func (l *Lease) complete(ctx context.Context, op string, outcome rune, result []
 	l.c.run(ctx, k)
 	l.mu.Lock()
 	l.finishing--
+	doomed := l.doomed && l.finishing == 0
 	l.mu.Unlock()
 	if k.err != nil {
+		if doomed { // a renewal has found the lease over, and it was not this call that ended it
+			l.finish(ErrLeaseLost)
+		}
 		return k.err
 	}
 	switch k.reply.code {

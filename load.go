@@ -55,7 +55,7 @@ func (c *Coordinator) eachMaster(ctx context.Context, fn func(context.Context, r
 
 func loadNode(ctx context.Context, node redis.UniversalClient) error {
 	if err := checkVersion(ctx, node); err != nil {
-		return err
+		return explain(err)
 	}
 	pipe := node.Pipeline()
 	for _, s := range scripts.All() {
@@ -78,7 +78,7 @@ func checkVersion(ctx context.Context, node redis.UniversalClient) error {
 		if errors.As(err, &refused) {
 			return nil
 		}
-		return explain(err)
+		return err
 	}
 	version := infoField(info, "redis_version")
 	major, _, _ := strings.Cut(version, ".")

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -204,7 +205,7 @@ func (c *Coordinator) Resolve(ctx context.Context, key Key, r Resolution) (err e
 		return err
 	}
 	k := &call{script: scripts.Resolve, key: key, keys: n.Keys(), args: []any{
-		fmt.Sprintf("%016d", before.rec.token), string(state), r.Payload, millis(c.retention),
+		fmt.Sprintf("%016d", before.rec.token), string(state), bytes.Clone(r.Payload), millis(c.retention),
 	}}
 	c.run(ctx, k)
 	if k.err != nil {

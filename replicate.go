@@ -75,6 +75,9 @@ func (c *Coordinator) deliverTo(ctx context.Context, node redis.UniversalClient,
 	for n, i := range some {
 		answers[i] = answerOf(cmds[n])
 		answers[i].unconfirmed = short
+		if errors.Is(answers[i].err, redis.ErrClosed) && c.cluster != nil {
+			answers[i].err = notSent{answers[i].err} // the node has left the cluster
+		}
 		if rest, asked := strings.CutPrefix(errorText(answers[i].err), "ASK "); asked && !asking && c.cluster != nil {
 			_, addr, _ := strings.Cut(rest, " ")
 			moving[addr] = append(moving[addr], i)

@@ -30,6 +30,7 @@ const (
 	codeAhead
 	codeSpent
 	codeBlocked
+	codeFailed
 	codeEnd // one past the last
 )
 
@@ -66,7 +67,7 @@ func decodeReply(raw any, k *call) (reply, error) {
 		return reply{}, fmt.Errorf("%w: a script answered the unknown code %v", ErrCorrupt, list[0])
 	}
 	r := reply{code: code(number)}
-	if k.fenced && r.code == codeOK {
+	if k.fenced && (r.code == codeOK || r.code == codeFailed) {
 		if len(list) > 1 {
 			r.value = list[1]
 		}

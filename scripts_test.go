@@ -125,19 +125,19 @@ func TestContractCheckerFindsWrongHeaders(t *testing.T) {
 // pinned are the scripts' hashes. A change here must be meant: servers then cache another script, and a
 // process of the version before runs the old one beside it.
 var pinned = map[string]string{
-	"claim":      "63315865d9651ed7d79a56c3ec141741bddc68cd",
-	"renew":      "b67df27d45a2a55bdb241a9ba68ad0b4246f501e",
-	"checkpoint": "7cd3ae31694caf55904d4563f7bff99b16807c51",
-	"complete":   "1ac274a5adaa0ae2a32c33d115aae66b5b2e351d",
-	"release":    "174fdf3442b8c85f80579db93c6cbb8c8fbb1604",
-	"giveback":   "e6d11d7aa7c5bd31c5cf506b1de97037aa41a610",
-	"expire":     "d813af7cd65ae74120fd587a3f9452fc64b90724",
-	"resolve":    "c3fd0c439f975b48b125c8647c2380caea558c2c",
-	"mark":       "578bfa0e15c34c400ade44ae36dabe1ce2db7eee",
-	"confirm":    "ab3325a82601950e3404768a9aaad5006a750c12",
-	"inspect":    "6b30f34ee90dd1bb8d3dca35d24da2ef1c855cdb",
-	"fence_do":   "6c4881def7303afee4c175e62e6ea93ef9c67df2",
-	"fence_eval": "cdca17985d61f0bbb7c66944f3b61798933dd101",
+	"claim":      "53d8cb745c2e94322ad91ad577e75b5151aca2da",
+	"renew":      "5ab910134e19fb7db560d632fd163508f634fc47",
+	"checkpoint": "9476f19b3c8932e92c738daad4dd6abded721107",
+	"complete":   "40daac9b1b424d30eb8ac9a284873a2c1e3b8143",
+	"release":    "970f311375bdee635d74f7a1c7f9b8d7284a16da",
+	"giveback":   "2c55e5c080fcb1f3ac215fb1711b2cf7ff69fb24",
+	"expire":     "94b0fbac486c09217a8028db6053b3bbbf032b26",
+	"resolve":    "c51fc99754a96593bb1718921ba25a263d52b186",
+	"mark":       "c18766188f82ce8e5a0df64f338c17f48b9d2cb3",
+	"confirm":    "d8b8b66d54f411f5f6c0531ef8a6d38460084cbe",
+	"inspect":    "50decee2d805ebc91ed0d285bc57b911de4233ee",
+	"fence_do":   "b831ebaf4939f2729aceabb4d624cb1f2d3299d4",
+	"fence_eval": "cec4a5becd5e2bf9e4b19c82d84498f9106c641b",
 }
 
 func TestPinnedHashes(t *testing.T) {
@@ -156,7 +156,7 @@ func TestReplyCodesAreTheSameInLua(t *testing.T) {
 	want := map[string]code{
 		"OK": codeOK, "OVER": codeOver, "MISMATCH": codeMismatch, "IN_PROGRESS": codeInProgress, "FINISHED": codeFinished,
 		"UNCERTAIN": codeUncertain, "LOST": codeLost, "STALE": codeStale, "ABSENT": codeAbsent, "CORRUPT": codeCorrupt,
-		"MOVED_ON": codeMovedOn, "RESTORED": codeRestored, "KEY_EXPIRED": codeKeyExpired, "AHEAD": codeAhead, "SPENT": codeSpent, "BLOCKED": codeBlocked,
+		"MOVED_ON": codeMovedOn, "RESTORED": codeRestored, "KEY_EXPIRED": codeKeyExpired, "AHEAD": codeAhead, "SPENT": codeSpent, "BLOCKED": codeBlocked, "FAILED": codeFailed,
 	}
 	if len(want) != int(codeEnd) {
 		t.Errorf("%d codes here, %d in reply.go", len(want), codeEnd)

@@ -126,9 +126,35 @@ func (c *Coordinator) abandon(calls []*call, cause, last error) {
 // lastMoment is how long after its context's end a call waits for a reply that is on its way.
 const lastMoment = 20 * time.Millisecond
 
-// exchange sends every call once and settles those whose fate is known; for the rest it returns one of
-// their errors. It returns when ctx ends, give or take a moment, whatever the connection does.
+// exchange sends every call once, to each master by itself: one that hangs keeps no other's replies back. For
+// calls that are still open it returns one of their errors.
 func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
+	if c.cluster == nil || len(calls) == 1 {
+		return c.exchangeOne(ctx, calls)
+	}
+	groups := map[*redis.Client][]*call{} // nil: wherever the client thinks best
+	for _, k := range calls {
+		master, err := c.cluster.MasterForKey(ctx, k.keys[0])
+		if err != nil {
+			master = nil
+		}
+		groups[master] = append(groups[master], k)
+	}
+	errs := make(chan error, len(groups))
+	for _, group := range groups {
+		go func() { errs <- c.exchangeOne(ctx, group) }()
+	}
+	var open error
+	for range groups {
+		if err := <-errs; err != nil {
+			open = err
+		}
+	}
+	return open
+}
+
+// exchangeOne sends calls once and settles those whose fate is known. It returns when ctx ends, give or take a moment, whatever the connection does.
+func (c *Coordinator) exchangeOne(ctx context.Context, calls []*call) error {
 	sent := time.Now()
 	finished := make(chan []answer, 1)
 	go func() { finished <- c.transmit(ctx, calls) }()
@@ -157,10 +183,7 @@ func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
 			k.reply, k.err = decodeReply(a.raw, k)
 			k.reply.sent = sent
 		case fateRefused:
-			k.settled = true
-			if k.err = a.err; !k.fenced || c.ofServer(a.err) {
-				k.err = explain(a.err)
-			}
+			k.settled, k.err = true, explain(a.err)
 			if k.maybe { // a copy before this one may have run
 				k.err = &UnknownError{Key: k.key, Owner: k.owner, Err: k.err}
 			}
@@ -213,12 +236,14 @@ func (c *Coordinator) firstUse(ctx context.Context, redisKey string) error {
 	if c.cluster != nil {
 		master, err := c.cluster.MasterForKey(ctx, redisKey)
 		if err != nil {
-			return err
+			return notSent{err}
 		}
 		node = master
 	}
-	if err := checkVersion(ctx, node); err != nil {
+	if err := checkVersion(ctx, node); errors.Is(err, ErrUnavailable) {
 		return err
+	} else if err != nil {
+		return notSent{err} // only the question was
 	}
 	c.versionSeen.Store(true)
 	return nil
@@ -307,9 +332,11 @@ func fateOf(err error) fate {
 	switch {
 	case err == nil || errors.Is(err, redis.Nil):
 		return fateAnswered
+	case errors.As(err, &unsent):
+		return fateNotRun
 	case errors.Is(err, ErrUnavailable) || errors.Is(err, redis.ErrClosed):
 		return fateRefused
-	case errors.As(err, &unsent), errors.As(err, &op) && op.Op == "dial", errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):
+	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):
 		return fateNotRun
 	case errors.As(err, &told):
 		for _, prefix := range notRunPrefixes {
@@ -332,14 +359,6 @@ var remedies = []struct{ prefix, remedy string }{
 	{"WRONGPASS", "it refuses the password: mend it in the client's options"},
 	{"MISCONF", "it cannot write its disk: see its log"},
 	{"BUSY", "another script keeps it busy: see SCRIPT KILL"},
-}
-
-// ofServer says whether an error of a fenced call is the server's own and not the user's command's.
-func (c *Coordinator) ofServer(err error) bool {
-	if _, told := err.(redis.Error); !told {
-		return true
-	}
-	return remedy(err) != ""
 }
 
 func remedy(err error) string {

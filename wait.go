@@ -28,7 +28,11 @@ func (c *Coordinator) viewOf(r *reply, guard string) view {
 func (c *Coordinator) mark(ctx context.Context, seen view) view {
 	k := &call{script: scripts.Mark, keys: []string{seen.Guard}, args: []any{string(c.waits.Kind())}}
 	c.run(ctx, k)
-	if k.err != nil || k.reply.code != codeInProgress {
+	if k.err != nil { // it cannot be marked now, with the memory full for instance: the poll remains
+		seen.Marked = true
+		return seen
+	}
+	if k.reply.code != codeInProgress {
 		return view{}
 	}
 	seen.Marked, seen.Ends = true, k.reply.remaining()

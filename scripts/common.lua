@@ -24,6 +24,7 @@
 -- What a script answers first. reply.go decodes it; a number never changes its meaning.
 local OK, OVER, MISMATCH, IN_PROGRESS, FINISHED, UNCERTAIN, LOST, STALE = 0, 1, 2, 3, 4, 5, 6, 7
 local ABSENT, CORRUPT, MOVED_ON, RESTORED, KEY_EXPIRED, AHEAD, SPENT, BLOCKED = 8, 9, 10, 11, 12, 13, 14, 15
+local FAILED = 16
 
 local sub, find, format = string.sub, string.find, string.format
 

@@ -4,7 +4,7 @@
 -- ARGV[1]  head: the grant
 -- ARGV[2]  the command, from the wrapper's allow-list
 -- ARGV[3…] its arguments behind the key
--- Replies: {OK, the command's reply} · {STALE, header, or nothing where there is no record} · the command's own error
+-- Replies: {OK, the command's reply} · {STALE, header, or nothing where there is no record} · {FAILED, error} the command's own, in an array, lest somebody on the way takes it for the server's and sends it again
 -- Moves: none of ours.
 -- Repeating: runs the command again, so the wrapper sends it once.
 local current = redis.pcall('GET', KEYS[1])
@@ -14,5 +14,5 @@ if type(current) == 'table' or sub(current, 1, 50) ~= ARGV[1] then
   return {STALE, sub(current, 1, 99)}
 end
 local reply = redis.pcall(ARGV[2], KEYS[2], unpack(ARGV, 3))
-if type(reply) == 'table' and reply.err then return reply end
+if type(reply) == 'table' and reply.err then return {FAILED, reply.err} end
 return {OK, reply}

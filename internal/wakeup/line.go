@@ -29,6 +29,7 @@ type line struct {
 	slot    int
 	changed chan struct{}
 	wanted  map[string]*topic // under hub.mu
+	dropped map[string]int    // under hub.mu: unsubscribed, and not yet confirmed
 }
 
 type topic struct {
@@ -55,7 +56,7 @@ func (h *hub) subscribe(name string) *subscription {
 	}
 	l := h.lines[slot]
 	if l == nil {
-		l = &line{hub: h, slot: slot, changed: make(chan struct{}, 1), wanted: map[string]*topic{}}
+		l = &line{hub: h, slot: slot, changed: make(chan struct{}, 1), wanted: map[string]*topic{}, dropped: map[string]int{}}
 		if len(h.lines) >= mostLines || !h.Start(l.run) {
 			return s // never ready: its room polls
 		}
@@ -135,7 +136,7 @@ func (l *line) session() bool {
 		ps = l.hub.Client.Subscribe(ctx)
 	}
 	var reader chan struct{}
-	asked := map[string]bool{}
+	asked := map[string]*topic{}
 	defer func() {
 		cancel()
 		_ = ps.Close()
@@ -183,12 +184,12 @@ func (l *line) ask(ctx context.Context, ps *redis.PubSub, add, drop []string) (e
 }
 
 // compare says what to ask the server for, and whether there is nothing left to listen for.
-func (l *line) compare(asked map[string]bool) (add, drop []string, idle bool) {
+func (l *line) compare(asked map[string]*topic) (add, drop []string, idle bool) {
 	l.hub.mu.Lock()
 	defer l.hub.mu.Unlock()
-	for name := range l.wanted {
-		if !asked[name] {
-			asked[name] = true
+	for name, t := range l.wanted {
+		if asked[name] != t { // also one that was ended and begun again: it waits for a confirmation of its own
+			asked[name] = t
 			add = append(add, name)
 		}
 	}
@@ -196,6 +197,7 @@ func (l *line) compare(asked map[string]bool) (add, drop []string, idle bool) {
 		if l.wanted[name] == nil {
 			delete(asked, name)
 			drop = append(drop, name)
+			l.dropped[name]++
 		}
 	}
 	return add, drop, len(l.wanted) == 0
@@ -219,7 +221,10 @@ func (l *line) read(ctx context.Context, ps *redis.PubSub, done chan struct{}) {
 				l.wake(m.Channel, true)
 			case "unsubscribe", "sunsubscribe":
 				l.hub.mu.Lock()
-				taken := l.wanted[m.Channel] != nil
+				taken := l.dropped[m.Channel] == 0 && l.wanted[m.Channel] != nil
+				if l.dropped[m.Channel]--; l.dropped[m.Channel] <= 0 {
+					delete(l.dropped, m.Channel)
+				}
 				l.hub.mu.Unlock()
 				if taken {
 					return
@@ -257,4 +262,5 @@ func (l *line) deafen() {
 	for _, t := range l.wanted {
 		t.listening = false
 	}
+	clear(l.dropped)
 }

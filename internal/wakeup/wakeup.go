@@ -140,6 +140,9 @@ func (r *Waits[R]) In(ctx context.Context, name string, seen View[R], w Waiter[R
 	case <-r.hub.Base.Done():
 		return false
 	}
+	if in.sub != nil {
+		seen.Marked = false // it was, for the leader before; a release has taken that mark away
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
