@@ -371,6 +371,9 @@ func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []Clai
 		}
 	}
 	longer.Wait()
+	for i, r := range results {
+		c.observer.Note(Event{Op: "claim_many", Outcome: grantOutcome(r.Lease, r.Err), Key: reqs[i].Key, Err: r.Err, Count: 1})
+	}
 	end(len(reqs), "ok", nil)
 	return results
 }

@@ -191,6 +191,11 @@ func (l *Lease) lose() {
 	}
 }
 
+// noteHeld tells the observer by how much the number of leases has changed.
+func (c *Coordinator) noteHeld(change int) {
+	c.observer.Note(Event{Op: "lease", Outcome: "held", Count: change})
+}
+
 // finish ends the lease's context with a cause, nil for a good end, and its renewal.
 func (l *Lease) finish(cause error) {
 	l.mu.Lock()
@@ -199,11 +204,16 @@ func (l *Lease) finish(cause error) {
 	l.mu.Unlock()
 	l.cancel(cause)
 	l.c.renewer.remove(l)
-	if first && errors.Is(cause, ErrLeaseLost) {
+	switch {
+	case !first:
+	case errors.Is(cause, ErrLeaseLost):
 		// Beside us: the observer takes the time that it takes, and other leases' ends do not wait for it.
 		l.c.start(func() {
 			l.c.observer.Note(Event{Op: "lease", Outcome: "lost", Key: l.key, Err: cause, Count: 1})
+			l.c.noteHeld(-1)
 		})
+	default:
+		l.c.noteHeld(-1)
 	}
 }
 

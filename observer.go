@@ -20,12 +20,12 @@ type Observer interface {
 type Event struct {
 	// Op is the call: claim, claim_many, renew, checkpoint, complete, fail, release, give_back, result,
 	// await, inspect, expire, resolve, resume, fence_do, fence_eval, load, do. Of a Note it is what was at
-	// work: renewal, lease, wait, complete.
+	// work: renewal, lease, wait, complete; claim_many, a note for each element of the batch with the outcome of a claim.
 	Op string
 	// Outcome of a call: ok, granted, takeover (granted, after a lease had lapsed), replayed, in_progress,
 	// mismatch, uncertain, lease_lost, stale, not_found, unknown, not_replicated, key_expired, invalid,
 	// too_large, corrupt, unavailable, closed, error. Of a Note: renewed, late (a renewal that failed, or
-	// came after two thirds of the lease), lost, waiting, restored (a result written anew after Redis had lost the record).
+	// came after two thirds of the lease), lost, held, waiting, restored (a result written anew after Redis had lost the record).
 	Outcome string
 	// Key is for logs, never a metric label; zero where the event speaks of several.
 	Key Key
@@ -33,8 +33,26 @@ type Event struct {
 	Err error
 	// Duration is how long the call took.
 	Duration time.Duration
-	// Count is how many things the event speaks of: leases of a renewal, waiters, keys of a batch. Otherwise 1.
+	// Count is how many things the event speaks of: leases of a renewal, keys of a batch; of held and waiting, by how
+	// much the number of leases or waiters has changed. Otherwise 1.
 	Count int
+}
+
+// observers are two that watch the same; the first begins first and ends last.
+type observers struct{ first, second Observer }
+
+func (o observers) Begin(ctx context.Context, op string) (context.Context, func(Event)) {
+	ctx, first := o.first.Begin(ctx, op)
+	ctx, second := o.second.Begin(ctx, op)
+	return ctx, func(e Event) {
+		second(e)
+		first(e)
+	}
+}
+
+func (o observers) Note(e Event) {
+	o.first.Note(e)
+	o.second.Note(e)
 }
 
 type noObserver struct{}

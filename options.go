@@ -155,11 +155,14 @@ func WithHashedKeys(secret []byte) Option {
 	}
 }
 
-// WithObserver hands every call and everything that happens between calls to o.
+// WithObserver hands every call and everything that happens between calls to o. Given several times, all of them watch.
 func WithObserver(o Observer) Option {
 	return func(s *settings) error {
 		if o == nil {
 			return fmt.Errorf("%w: WithObserver needs an Observer; leave it out to have none", ErrInvalid)
+		}
+		if _, none := s.observer.(noObserver); !none {
+			o = observers{s.observer, o}
 		}
 		s.observer = o
 		return nil

@@ -35,6 +35,7 @@ func newRenewer(c *Coordinator) *renewer {
 
 // add takes a lease into care until remove.
 func (r *renewer) add(l *Lease) {
+	r.c.noteHeld(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.plan(l)
@@ -46,6 +47,7 @@ func (r *renewer) add(l *Lease) {
 	if r.alive = r.c.start(r.loop); !r.alive {
 		heap.Remove(&r.queue, l.index-1)
 		l.cancel(ErrClosed)
+		r.c.noteHeld(-1)
 	}
 }
 
@@ -180,7 +182,7 @@ func (r *renewer) endAll() {
 	}
 	r.mu.Unlock()
 	for _, l := range leases {
-		l.cancel(ErrClosed)
+		l.finish(ErrClosed)
 	}
 }
 

@@ -1,7 +1,10 @@
 package coordtest
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha1"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -70,9 +73,9 @@ type current struct {
 	op     string
 	cancel context.CancelCauseFunc
 
-	mu       sync.Mutex
-	struck   *fault
-	requests int
+	mu     sync.Mutex
+	struck *fault
+	first  string // the script that it sent first
 }
 
 // Begin implements [coordinator.Observer].
@@ -87,21 +90,21 @@ func (f *faults) Note(coordinator.Event) {}
 
 // strike says what happens to a request: nothing, or the fault that its call has met. Every request of such a call,
 // repeats too, meets it.
-func (f *faults) strike(ctx context.Context) (*current, *fault) {
+func (f *faults) strike(ctx context.Context, script string) (*current, *fault) {
 	call, _ := ctx.Value(callKey{}).(*current)
 	if call == nil {
 		call = &current{op: "renewal", cancel: func(error) {}} // nothing else is sent outside of calls
 	}
 	call.mu.Lock()
 	defer call.mu.Unlock()
-	call.requests++
+	call.first = cmp.Or(call.first, script)
 	if call.struck == nil {
-		call.struck = f.take(call)
+		call.struck = f.take(call, script)
 	}
 	return call, call.struck
 }
 
-func (f *faults) take(call *current) *fault {
+func (f *faults) take(call *current, script string) *fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	at := slices.IndexFunc(f.armed, func(a fault) bool { return a.op == call.op })
@@ -109,7 +112,7 @@ func (f *faults) take(call *current) *fault {
 		return nil
 	}
 	met := f.armed[at]
-	if met.drop && (call.op == "expire" || call.op == "resolve") && call.requests == 1 {
+	if met.drop && (call.op == "expire" || call.op == "resolve") && script == call.first {
 		return nil // they read first; what matters is the reply to the write
 	}
 	f.armed = slices.Delete(f.armed, at, at+1)
@@ -148,7 +151,7 @@ func (h hook) around(ctx context.Context, cmds []redis.Cmder, next func() error)
 	if name != "evalsha" && name != "eval" && name != "script" {
 		return next()
 	}
-	call, met := h.strike(ctx)
+	call, met := h.strike(ctx, scriptOf(cmds[0]))
 	if met == nil {
 		return next()
 	}
@@ -156,11 +159,22 @@ func (h hook) around(ctx context.Context, cmds []redis.Cmder, next func() error)
 		return spoil(cmds, errFailed)
 	}
 	err := next()
-	if slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") }) {
+	noScript := func(cmd redis.Cmder) bool { return redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") }
+	if redis.HasErrorPrefix(err, "NOSCRIPT") || slices.ContainsFunc(cmds, noScript) {
 		return err // it did not run; the coordinator sends the script along next
 	}
 	call.cancel(errDropped)
 	return spoil(cmds, errDropped)
+}
+
+// scriptOf is the name by which servers cache the script of a command.
+func scriptOf(cmd redis.Cmder) string {
+	text, _ := cmd.Args()[1].(string)
+	if cmd.Name() == "evalsha" {
+		return text
+	}
+	sum := sha1.Sum([]byte(text))
+	return hex.EncodeToString(sum[:])
 }
 
 func spoil(cmds []redis.Cmder, err error) error {
