@@ -112,6 +112,7 @@ func TestLeaseIsRenewedUntilItsMaximumLifetime(t *testing.T) {
 		if n := log.count("renewal", "renewed"); n < 25 || n > 40 {
 			t.Errorf("%d renewals in 5 minutes at a third of 30s", n)
 		}
+		synctest.Wait() // the observer is told beside us
 		if log.count("lease", "lost") != 1 {
 			t.Error("nobody was told that it was lost")
 		}
