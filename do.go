@@ -99,9 +99,6 @@ func perform[T any](ctx context.Context, lease *Lease, fn func(context.Context, 
 	defer cancel(context.Canceled)
 	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
 
-	// Storing and releasing take place also when the caller has gone, within a moment.
-	detached, done := outliving(ctx, tidyTime)
-	defer done()
 	settled := false
 	defer func() {
 		if !settled { // a panic, or runtime.Goexit, of fn or of the codec
@@ -110,6 +107,9 @@ func perform[T any](ctx context.Context, lease *Lease, fn func(context.Context, 
 	}()
 	v, err = fn(working, lease)
 
+	// Storing takes place also when the caller has gone, within a moment from now.
+	detached, done := outliving(ctx, tidyTime)
+	defer done()
 	var final *finalError
 	if err != nil && !errors.As(err, &final) {
 		settled = true

@@ -401,6 +401,7 @@ func TestDo(t *testing.T) {
 		v, _, err := Do(gone, c, key, func(ctx context.Context, _ *Lease) (int, error) {
 			cancel()
 			<-ctx.Done()
+			time.Sleep(tidyTime + 100*time.Millisecond) // fn takes its time all the same
 			return 7, nil
 		})
 		if v != 7 || err != nil {
