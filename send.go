@@ -123,6 +123,18 @@ func (c *Coordinator) abandon(calls []*call, cause, last error) {
 	}
 }
 
+func (c *Coordinator) byMaster(ctx context.Context, calls []*call) map[*redis.Client][]*call {
+	groups := map[*redis.Client][]*call{}
+	for _, k := range calls {
+		master, err := c.cluster.MasterForKey(ctx, k.keys[0])
+		if err != nil {
+			master = nil // wherever the client thinks best
+		}
+		groups[master] = append(groups[master], k)
+	}
+	return groups
+}
+
 // lastMoment is how long after its context's end a call waits for a reply that is on its way.
 const lastMoment = 20 * time.Millisecond
 
@@ -132,13 +144,13 @@ func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
 	if c.cluster == nil || len(calls) == 1 {
 		return c.exchangeOne(ctx, calls)
 	}
-	groups := map[*redis.Client][]*call{} // nil: wherever the client thinks best
-	for _, k := range calls {
-		master, err := c.cluster.MasterForKey(ctx, k.keys[0])
-		if err != nil {
-			master = nil
-		}
-		groups[master] = append(groups[master], k)
+	grouped := make(chan map[*redis.Client][]*call, 1)
+	go func() { grouped <- c.byMaster(ctx, calls) }() // it may have to ask for the topology first
+	var groups map[*redis.Client][]*call
+	select {
+	case groups = <-grouped:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	errs := make(chan error, len(groups))
 	for _, group := range groups {
