@@ -133,6 +133,18 @@ func TestClockSteppedBack(t *testing.T) {
 		if !errors.As(err, &busy) || busy.RetryAfter > 33*time.Second {
 			t.Fatalf("an hour back: %v", err)
 		}
+		if resource != "" {
+			// Another key's claim cuts the fence; the holder's own, asked again, must not believe the record's uncut end.
+			other := key
+			other.ID += "b"
+			_, err := c.Claim(t.Context(), other)
+			wantError(t, err, ErrInProgress)
+			m.SetTime(start.Add(-time.Hour + 20*time.Second))
+			again := mustClaim(t, c, key, Owner(l.Grant().Owner), ManualRenewal())
+			if left := time.Until(again.Deadline()); left > 11*time.Second {
+				t.Errorf("asked again 20s into a 30s lease that was cut, it lasts %v", left)
+			}
+		}
 		m.SetTime(start.Add(-time.Hour + 34*time.Second))
 		next, err := c.Claim(t.Context(), key)
 		if err != nil {

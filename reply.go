@@ -91,7 +91,7 @@ func decodeReply(raw any, k *call) (reply, error) {
 		}
 		if err != nil {
 			name := k.keys[0]
-			if n, _ := list[len(list)-1].(int64); r.code == codeCorrupt && n == 2 {
+			if n, _ := list[len(list)-1].(int64); r.code == codeCorrupt && n == 2 && len(k.keys) > 1 {
 				name = k.keys[1]
 			}
 			return reply{}, fmt.Errorf("%w (redis key %q)", err, name)

@@ -125,19 +125,19 @@ func TestContractCheckerFindsWrongHeaders(t *testing.T) {
 // pinned are the scripts' hashes. A change here must be meant: servers then cache another script, and a
 // process of the version before runs the old one beside it.
 var pinned = map[string]string{
-	"claim":      "53d8cb745c2e94322ad91ad577e75b5151aca2da",
-	"renew":      "5ab910134e19fb7db560d632fd163508f634fc47",
-	"checkpoint": "9476f19b3c8932e92c738daad4dd6abded721107",
-	"complete":   "40daac9b1b424d30eb8ac9a284873a2c1e3b8143",
-	"release":    "970f311375bdee635d74f7a1c7f9b8d7284a16da",
-	"giveback":   "2c55e5c080fcb1f3ac215fb1711b2cf7ff69fb24",
-	"expire":     "94b0fbac486c09217a8028db6053b3bbbf032b26",
-	"resolve":    "c51fc99754a96593bb1718921ba25a263d52b186",
-	"mark":       "c18766188f82ce8e5a0df64f338c17f48b9d2cb3",
-	"confirm":    "d8b8b66d54f411f5f6c0531ef8a6d38460084cbe",
-	"inspect":    "50decee2d805ebc91ed0d285bc57b911de4233ee",
-	"fence_do":   "b831ebaf4939f2729aceabb4d624cb1f2d3299d4",
-	"fence_eval": "cec4a5becd5e2bf9e4b19c82d84498f9106c641b",
+	"claim":      "acbc6b37e86487ea1a110ee14cbbd0a199c56e0a",
+	"renew":      "7d512cc1c5f17df306b89cb1c9be7049b56ad515",
+	"checkpoint": "ede66fed010eee31ce24c8cb07c9b02c9cf1b752",
+	"complete":   "9ee70c90400d0d4ed4be4ed4616fb13ea783dba6",
+	"release":    "7e0efbf99b821508014920cdf4c8e3344b3af085",
+	"giveback":   "4acd66d68467375e5465b8c8bd14262f06bc789b",
+	"expire":     "999954467da1a0c8339ae6c4fcf6662226d74671",
+	"resolve":    "f4da66423930acc75aee09f03169493dc87e8543",
+	"mark":       "8bd1e7e9b585bfb3a39dca1514b70f4b366de229",
+	"confirm":    "df9a59f55bc182a8d48404879930534348141dfa",
+	"inspect":    "89f0d74801db57bb9d56874c9b9d587e3d81fd69",
+	"fence_do":   "a776d47cebac5a076865fb2418d3ebce73401df9",
+	"fence_eval": "fb92931dab9a89239db5e436b95226bf004e8484",
 }
 
 func TestPinnedHashes(t *testing.T) {

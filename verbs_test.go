@@ -85,6 +85,9 @@ func standFence(state string, now time.Duration, n keyname.Names) (record, bool)
 		r.state = stateReleased
 	case "as the record's": // the other one of the record holds it
 		r.owner, r.token = theirs, later
+	case "as the record's, stepped":
+		r.owner, r.token = theirs, later
+		r.end, r.maximum = r.end+time.Hour, r.maximum+time.Hour
 	default:
 		return record{}, false
 	}
@@ -226,7 +229,7 @@ const gone = ""
 var table = map[string]map[string]expectation{
 	"claim": {
 		"absent": {codeOK, "grant 1", "held"}, "mine live": {codeOK, "same", "same"}, "mine lapsed": {codeOver, "same", "same"},
-		"mine stepped": {codeOK, "cut", "same"}, "other stepped": {codeInProgress, "cut", "same"},
+		"mine stepped": {codeOK, "cut", "cut"}, "other stepped": {codeInProgress, "cut", "cut"},
 		"mine completed": {codeFinished, "same", "same"}, "mine failed": {codeFinished, "same", "same"}, "mine released": {codeOver, "same", "same"},
 		"other live": {codeInProgress, "same", "same"}, "other lapsed": {codeOK, "grant 3", "held"}, "other released": {codeOK, "grant 3", "held"},
 		"other completed": {codeFinished, "same", "same"}, "other failed": {codeFinished, "same", "same"}, "other tombstone": {codeOK, "grant 1", "held"},
@@ -316,8 +319,8 @@ var table = map[string]map[string]expectation{
 // withResource has what a fence changes: "record state / fence state" of each verb. "mine" holder verbs need the fence's pair too.
 var withResource = map[string]map[string]expectation{
 	"claim": {
-		"absent / other stepped": {codeBlocked, gone, "cut"}, "mine stepped / mine stepped": {codeOK, "cut", "cut"},
-		"absent / other": {codeBlocked, gone, "same"}, "absent / other lapsed": {codeOK, "grant 1", "held"}, "absent / other cleared": {codeOK, "grant 1", "held"},
+		"absent / other stepped": {codeBlocked, gone, "cut"},
+		"absent / other":         {codeBlocked, gone, "same"}, "absent / other lapsed": {codeOK, "grant 1", "held"}, "absent / other cleared": {codeOK, "grant 1", "held"},
 		"absent / gone": {codeOK, "grant 1", "held"}, "absent / mine": {codeOK, "grant 1", "held"},
 		"other lapsed / other": {codeBlocked, "same", "same"}, "other released / other": {codeBlocked, "same", "same"},
 		"other completed / other": {codeFinished, "same", "same"}, "other live / other": {codeInProgress, "same", "same"},
@@ -384,10 +387,14 @@ func fenceOf(state string) string {
 	switch {
 	case state == "absent" || strings.HasPrefix(state, "mine l"):
 		return map[string]string{"absent": "mine", "mine live": "mine", "mine lapsed": "mine lapsed"}[state]
-	case state == "mine stepped" || state == "mine bare":
+	case state == "mine bare":
 		return "mine"
-	case state == "other live" || state == "other stepped":
+	case state == "mine stepped":
+		return "mine stepped"
+	case state == "other live":
 		return "as the record's"
+	case state == "other stepped":
+		return "as the record's, stepped"
 	case strings.HasPrefix(state, "mine"):
 		return "mine cleared"
 	case state == "other lapsed":

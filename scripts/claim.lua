@@ -33,8 +33,7 @@ end
 --[[COMMON]]
 
 -- An end that a stepped clock left too far away is cut to the lease's own length.
-local function cut(there, name, now, write)
-  local stop = end_of(there, now)
+local function cut(there, name, now, stop, write)
   if stop < num(there, 62, 74) then
     there, write = with_end(there, now, stop), true
   end
@@ -44,8 +43,13 @@ end
 
 -- The lease that stands is the answer. For WAIT it is written again.
 local function stands(code, there, fence, now, write, whole)
-  there = cut(there, KEYS[1], now, write)
-  if fence and sub(fence, 2, 2) == 'p' then cut(fence, KEYS[2], now, write) end
+  local stop = lease_end(there, fence, now)
+  if fence and sub(fence, 1, 50) == sub(there, 1, 50) then
+    cut(fence, KEYS[2], now, stop, write)
+  elseif fence and sub(fence, 2, 2) == 'p' then
+    cut(fence, KEYS[2], now, end_of(fence, now), write)
+  end
+  there = cut(there, KEYS[1], now, stop, write)
   if whole then return {code, there, now} end
   return {code, sub(there, 1, 99), now}
 end
@@ -77,19 +81,20 @@ if fence and broken(fence) then return refuse(fence, 2) end
 local time = redis.call('TIME')
 local now = millis(time)
 if rec and sub(rec, 3, 34) == ARGV[1] then
-  local live = state == 'p' and now < end_of(rec, now)
+  local live = state == 'p' and now < lease_end(rec, fence, now)
   if live and (not KEYS[2] or fence and sub(fence, 1, 50) == sub(rec, 1, 50)) then
     return stands(OK, rec, fence, now, rewrite, true)
   end
   return {OVER}
 end
 if state == 'p' then
-  if now < end_of(rec, now) then return stands(IN_PROGRESS, rec, fence, now) end
+  if now < lease_end(rec, fence, now) then return stands(IN_PROGRESS, rec, fence, now) end
   if find(flags, 'q', 1, true) then return {UNCERTAIN} end
 end
 if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= ARGV[1] then
-  if now < end_of(fence, now) then
-    fence = cut(fence, KEYS[2], now)
+  local stop = end_of(fence, now)
+  if now < stop then
+    fence = cut(fence, KEYS[2], now, stop)
     return {BLOCKED, sub(fence, 1, 99), now, rec and num(rec, 52, 59) or 0}
   end
 end

@@ -93,6 +93,13 @@ local function end_of(rec, now)
   return stored
 end
 
+-- The same with a resource: its fence has an end too, and a claim of another key may have cut that one alone.
+local function lease_end(rec, fence, now)
+  local stop = end_of(rec, now)
+  if fence and sub(fence, 1, 50) == sub(rec, 1, 50) then return math.min(stop, end_of(fence, now)) end
+  return stop
+end
+
 local function with_end(rec, now, stop)
   return sub(rec, 1, 61) .. format('%013.0f%012.0f', stop, stop - now) .. sub(rec, 87)
 end

@@ -10,5 +10,6 @@ if broken(rec) then return refuse(rec, 1) end
 local size = num(rec, 60, 61) % 99
 size = size + (find(rec, '^.[cf]') and 74 or 99)
 local rest = #rec - size
+if rest > 0 and find(rec, '^.[pr]') then rest = rest - 10 end -- the checkpoint's sequence number
 if not ARGV[1] then rec = sub(rec, 1, size) end
 return {OK, rec, millis(redis.call('TIME')), redis.call('PTTL', KEYS[1]), rest}

@@ -13,7 +13,7 @@ local fence, refusal = hold(rec, ARGV[1], KEYS[2])
 if refusal then return refusal end
 
 local now = millis(redis.call('TIME'))
-local stop = end_of(rec, now)
+local stop = lease_end(rec, fence, now)
 if now >= stop then return {LOST} end
 stop = math.min(math.max(stop, now + ARGV[2]), num(rec, 87, 99))
 local ttl = keep(stop - now + ARGV[3], token_of(rec), now)

@@ -26,7 +26,7 @@ if fence and broken(fence) then return refuse(fence, 2) end
 
 local time = redis.call('TIME')
 local now = millis(time)
-if now < end_of(rec, now) then return {IN_PROGRESS, sub(rec, 1, 99), now} end
+if now < lease_end(rec, fence, now) then return {IN_PROGRESS, sub(rec, 1, 99), now} end
 if sub(rec, 35, 50) ~= ARGV[1] then return {MOVED_ON} end
 local token = mint(time, math.max(token_of(rec), token_of(fence)))
 if token >= 9007199254740992 then return {SPENT} end
