@@ -190,12 +190,32 @@ func (r *renewer) endAll() {
 func (r *renewer) renew(leases []*Lease) {
 	bound := longest
 	calls := make([]*call, len(leases))
+	byCall := make(map[*call]*Lease, len(leases))
 	for i, l := range leases {
 		calls[i] = l.renewCall(false)
+		byCall[calls[i]] = l
 		bound = min(bound, l.lease/3)
 	}
 	ctx, cancel := context.WithTimeout(r.c.base, bound)
 	defer cancel()
+	if r.c.cluster == nil || len(leases) == 1 {
+		r.send(ctx, calls, leases)
+		return
+	}
+	// Each master by itself, so that one that hangs keeps no other's answers back.
+	var sending sync.WaitGroup
+	for _, group := range r.c.byMaster(ctx, calls) {
+		its := make([]*Lease, len(group))
+		for i, k := range group {
+			its[i] = byCall[k]
+		}
+		sending.Go(func() { r.send(ctx, group, its) })
+	}
+	sending.Wait()
+}
+
+// send sends renewals and takes their answers in.
+func (r *renewer) send(ctx context.Context, calls []*call, leases []*Lease) {
 	if err := r.c.exchange(ctx, calls); err != nil && r.c.cluster != nil {
 		r.c.cluster.ReloadState(ctx)
 	}
