@@ -214,9 +214,9 @@ func (r *renewer) renew(leases []*Lease) {
 	sending.Wait()
 }
 
-// send sends renewals and takes their answers in.
+// send sends one master's renewals and takes their answers in.
 func (r *renewer) send(ctx context.Context, calls []*call, leases []*Lease) {
-	if err := r.c.exchange(ctx, calls); err != nil && r.c.cluster != nil {
+	if err := r.c.exchangeOne(ctx, calls); err != nil && r.c.cluster != nil {
 		r.c.cluster.ReloadState(ctx)
 	}
 	renewed, late := 0, 0

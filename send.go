@@ -165,7 +165,8 @@ func (c *Coordinator) exchange(ctx context.Context, calls []*call) error {
 	return open
 }
 
-// exchangeOne sends calls once and settles those whose fate is known. It returns when ctx ends, give or take a moment, whatever the connection does.
+// exchangeOne sends calls once, in one pipeline, and settles those whose fate is known. It returns when ctx ends,
+// give or take a moment, whatever the connection does.
 func (c *Coordinator) exchangeOne(ctx context.Context, calls []*call) error {
 	sent := time.Now()
 	finished := make(chan []answer, 1)
