@@ -213,7 +213,7 @@ func (c *Coordinator) claimCall(q *claim) *call {
 func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
-	for {
+	for try := 1; ; try++ {
 		k := c.claimCall(q)
 		c.run(ctx, k)
 		lease, over, err := c.claimed(ctx, q, k)
@@ -222,6 +222,9 @@ func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
 		}
 		if err := c.startOver(ctx, q); err != nil {
 			return nil, err
+		}
+		if try > 1 { // leases that are shorter than the way to the server will not get longer by haste
+			c.backOff(ctx, try)
 		}
 	}
 }

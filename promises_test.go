@@ -398,3 +398,23 @@ func (c countingConn) Write(p []byte) (int, error) {
 	c.writes.Add(1)
 	return c.Conn.Write(p)
 }
+
+// A lease that is over before its grant arrives is asked for again, but not in a hot loop.
+func TestLeaseShorterThanTheWayToTheServer(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
+		var way atomic.Int64
+		way.Store(int64(time.Millisecond))
+		count := &commands{}
+		rdb.AddHook(slowly{&way})
+		rdb.AddHook(count)
+		c := open(t, rdb, WithMaxLifetime(time.Second), WithGrace(999*time.Millisecond+900*time.Microsecond))
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		if _, err := c.Claim(ctx, newKey(t)); err == nil {
+			t.Error("granted, though the lease was over")
+		}
+		if n := count.count("claim"); n < 2 || n > 40 {
+			t.Errorf("%d claims in half a second", n)
+		}
+	})
+}
