@@ -16,6 +16,7 @@ import (
 	"github.com/onceward/coordinator/internal/wakeup"
 
 	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/internal/protocol"
 )
 
 // load runs operations, each on a key of its own and each to its end, until stop; errors of any kind are reported.
@@ -461,8 +462,8 @@ func TestWaitersAreWokenOnACluster(t *testing.T) {
 			}()
 			marked := func() bool {
 				s, _ := rdb.Get(ctx, name).Result()
-				r, err := decodeRecord(s, true)
-				return err == nil && r.mark == '2'
+				r, err := protocol.DecodeRecord(s, true)
+				return err == nil && r.Mark == '2'
 			}
 			eventually(t, 10*time.Second, "the waiter has marked the record", marked)
 			most := 200 * time.Millisecond

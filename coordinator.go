@@ -3,42 +3,38 @@ package coordinator
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
 	"reflect"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/onceward/coordinator/internal/carrier"
 	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/internal/protocol"
+	"github.com/onceward/coordinator/internal/renewal"
 	"github.com/onceward/coordinator/internal/wakeup"
-	"github.com/onceward/coordinator/scripts"
 )
 
 // Coordinator decides who may run an operation. It is safe for concurrent use; one per process and
 // Redis is enough. Leases are renewed by one goroutine that lives while there are leases.
 type Coordinator struct {
 	*settings
-	rdb     redis.UniversalClient
-	cluster *redis.ClusterClient // the same, when it is one
-	namer   keyname.Namer
+	namer  keyname.Namer
+	random io.Reader // owners are drawn from it
 
-	random io.Reader                         // owners are drawn from it
-	jitter func(time.Duration) time.Duration // spreads pauses and renewals
+	base       context.Context // ends with Close
+	stop       context.CancelCauseFunc
+	starting   sync.Mutex     // guards background against a goroutine that starts while Close waits
+	background sync.WaitGroup // goroutines that Close waits for
 
-	base        context.Context // ends with Close
-	stop        context.CancelCauseFunc
-	starting    sync.Mutex     // guards background against a goroutine that starts while Close waits
-	background  sync.WaitGroup // goroutines that Close waits for
-	versionSeen atomic.Bool
-
-	renewer *renewer
-	waits   *wakeup.Waits[record]
+	carrier  *carrier.Carrier
+	schedule *renewal.Schedule[*Lease]
+	waits    *wakeup.Waits[protocol.Record]
 }
 
 // New checks the options and makes a coordinator on rdb: a *redis.Client (a Sentinel failover client is
@@ -55,13 +51,13 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Coordinator, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Coordinator{
-		settings: s, rdb: rdb, namer: keyname.Namer{Prefix: s.prefix, Secret: s.secret},
-		random: rand.Reader, jitter: spread,
-	}
-	c.cluster, _ = rdb.(*redis.ClusterClient)
+	c := &Coordinator{settings: s, namer: keyname.Namer{Prefix: s.prefix, Secret: s.secret}, random: rand.Reader}
 	c.base, c.stop = context.WithCancelCause(context.Background())
-	c.renewer = newRenewer(c)
+	c.carrier = &carrier.Carrier{
+		Client: rdb, Base: c.base, Timeout: s.timeout, Jitter: spread, Replicas: s.replicas, ReplicaWait: s.replicaWait,
+	}
+	c.carrier.Cluster, _ = rdb.(*redis.ClusterClient)
+	c.schedule = newSchedule(c)
 	c.waits = newWaits(c)
 	return c, nil
 }
@@ -108,25 +104,12 @@ func (c *Coordinator) tidy(ctx context.Context, fn func(context.Context)) {
 	})
 }
 
-// newOwner draws the id of one claim: 128 random bits in lower-case hex.
 func (c *Coordinator) newOwner() (string, error) {
-	var id [16]byte
-	if _, err := io.ReadFull(c.random, id[:]); err != nil {
+	owner, err := protocol.NewOwner(c.random)
+	if err != nil {
 		return "", fmt.Errorf("%w: cannot draw an owner: %w", ErrUnavailable, err)
 	}
-	return hex.EncodeToString(id[:]), nil
-}
-
-func isOwner(id string) bool {
-	if len(id) != 32 {
-		return false
-	}
-	for i := 0; i < len(id); i++ {
-		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
+	return owner, nil
 }
 
 // Claim asks for the lease on key. A nil error always means: you hold the lease, you may work. Otherwise
@@ -167,8 +150,8 @@ type claim struct {
 	key   Key
 	names keyname.Names
 
-	seen     view    // what was in the way
-	finished *record // what was found finished
+	seen     view             // what was in the way
+	finished *protocol.Record // what was found finished
 }
 
 func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
@@ -191,27 +174,15 @@ func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
 }
 
 func (c *Coordinator) claimCall(q *claim) *call {
-	length := q.length()
-	args := []any{q.owner, printOf(q.fingerprint), fmt.Sprintf("%012d", length.Milliseconds()), millis(q.lifetime), millis(length + c.retention)}
-	if q.quarantine || c.replicas > 0 || q.minToken > 0 || !q.issuedAt.IsZero() {
-		flags, issued := "", ""
-		if q.quarantine {
-			flags = "q"
-		}
-		if c.replicas > 0 {
-			flags += "w"
-		}
-		if !q.issuedAt.IsZero() {
-			issued = fmt.Sprint(q.issuedAt.UnixMilli())
-		}
-		args = append(args, flags, int64(q.minToken), issued)
-	}
-	return &call{script: scripts.Claim, key: q.key, owner: q.owner, keys: q.names.Keys(), args: args, durable: true}
+	return newCall(q.key, q.owner, protocol.Claim(q.names, protocol.ClaimArgs{
+		Owner: q.owner, Fingerprint: q.fingerprint, Length: q.length(), Lifetime: q.lifetime, Retention: c.retention,
+		Quarantine: q.quarantine, Replicated: c.replicas > 0, MinToken: int64(q.minToken), IssuedAt: q.issuedAt,
+	}))
 }
 
 // claim asks until the answer is not about an earlier owner of ours.
 func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
-	ctx, cancel := c.bound(ctx)
+	ctx, cancel := c.carrier.Bound(ctx)
 	defer cancel()
 	for try := 1; ; try++ {
 		k := c.claimCall(q)
@@ -224,7 +195,7 @@ func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
 			return nil, err
 		}
 		if try > 1 { // leases that are shorter than the way to the server will not get longer by haste
-			c.backOff(ctx, try)
+			c.carrier.BackOff(ctx, try)
 		}
 	}
 }
@@ -243,59 +214,59 @@ func (c *Coordinator) startOver(ctx context.Context, q *claim) error {
 // claimed turns a claim's reply into a lease or an error; over means that the claim's owner has had its
 // grant and lost it, so that another owner must ask.
 func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Lease, over bool, err error) {
-	if k.err != nil {
-		return nil, false, k.err
+	if k.Err != nil {
+		return nil, false, k.Err
 	}
-	r := &k.reply
-	switch r.code {
-	case codeOK:
-		if k.unconfirmed {
+	r := &k.Reply
+	switch r.Code {
+	case protocol.OK:
+		if k.Unconfirmed {
 			return nil, false, c.unconfirmedClaim(ctx, q)
 		}
 		lease := c.newLease(ctx, q.key, q.names, &q.request, r)
 		if lease.expired() {
 			return nil, true, nil // it took so long that the lease is over before it began
 		}
-		lease.takeover = r.number == 1
-		c.renewer.add(lease)
+		lease.takeover = r.Number == 1
+		c.tend(lease)
 		return lease, false, nil
-	case codeOver:
+	case protocol.Over:
 		return nil, true, nil
-	case codeFinished:
-		q.finished = &r.rec
+	case protocol.Finished:
+		q.finished = &r.Rec
 		return nil, false, c.replayed(ctx, q.key, q.names, k)
-	case codeMismatch:
+	case protocol.Mismatch:
 		return nil, false, mismatch(q.key)
-	case codeInProgress:
+	case protocol.InProgress:
 		q.seen = c.viewOf(r, q.names.Record)
-		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.remaining(), Attempt: r.rec.attempt}
-	case codeBlocked:
+		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.Remaining(), Attempt: r.Rec.Attempt}
+	case protocol.Blocked:
 		q.seen = c.viewOf(r, q.names.Fence)
-		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.remaining(), Attempt: int(r.number)}
-	case codeUncertain:
+		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.Remaining(), Attempt: int(r.Number)}
+	case protocol.Uncertain:
 		return nil, false, fmt.Errorf("%w: %s; find out what took place, then call Resolve", ErrUncertain, label(q.key))
-	case codeKeyExpired:
+	case protocol.KeyExpired:
 		return nil, false, fmt.Errorf("%w: %s was made at %v, results are kept for %v; make a new key if the operation was not done", ErrKeyExpired, label(q.key), q.issuedAt.UTC(), c.retention)
-	case codeAhead:
+	case protocol.Ahead:
 		what := "MinToken is more than a day"
-		if r.number == 8 {
+		if r.Number == 8 {
 			what = "IssuedAt is more than an hour"
 		}
 		return nil, false, fmt.Errorf("%w: %s ahead of the server's clock; mend the clock that it came from", ErrInvalid, what)
 	}
-	return nil, false, unexpected(k)
+	return nil, false, k.unexpected()
 }
 
 // replayed is the error that carries a stored result; with replicas, one that they hold.
 func (c *Coordinator) replayed(ctx context.Context, key Key, n keyname.Names, k *call) error {
-	rec := &k.reply.rec
-	if c.replicas > 0 && rec.mark == '0' {
-		if k.unconfirmed {
+	rec := &k.Reply.Rec
+	if c.replicas > 0 && rec.Mark == '0' {
+		if k.Unconfirmed {
 			return fmt.Errorf("%w: %s has a result that a failover may lose; ask again", ErrNotReplicated, label(key))
 		}
-		c.run(ctx, &call{script: scripts.Confirm, key: key, keys: []string{n.Record}, args: []any{fmt.Sprintf("%s%016d", rec.owner, rec.token)}})
+		c.run(ctx, newCall(key, "", protocol.Confirm(n, rec)))
 	}
-	return &CompletedError{Key: key, Result: rec.result()}
+	return &CompletedError{Key: key, Result: resultOf(rec)}
 }
 
 // unconfirmedClaim gives back a grant that the replicas did not confirm; nobody worked under it.
@@ -304,14 +275,6 @@ func (c *Coordinator) unconfirmedClaim(ctx context.Context, q *claim) error {
 		c.tidy(ctx, func(ctx context.Context) { _ = c.giveBack(ctx, q.key, q.names, q.owner, true) })
 	}
 	return fmt.Errorf("%w: the claim of %s was given back; fewer than %d replicas answered within %v", ErrNotReplicated, label(q.key), c.replicas, c.replicaWait)
-}
-
-// unexpected is the error for replies that have no case of their own.
-func unexpected(k *call) error {
-	if k.reply.code == codeSpent {
-		return fmt.Errorf("%w: no token is left below 2^53 for %s; the server's clock is beyond the year 2255, or a token was set by hand", ErrUnavailable, label(k.key))
-	}
-	return fmt.Errorf("%w: script %s answered the code %d out of place", ErrCorrupt, k.script.Verb, k.reply.code)
 }
 
 // ClaimRequest is one element of [Coordinator.ClaimMany].
@@ -351,7 +314,7 @@ func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []Clai
 	granted := map[string]bool{}
 	for _, first := range []bool{true, false} {
 		for i, k := range calls {
-			if k == nil || first != (k.err == nil && k.reply.code == codeOK && !k.unconfirmed) {
+			if k == nil || first != (k.Err == nil && k.Reply.Code == protocol.OK && !k.Unconfirmed) {
 				continue
 			}
 			q, r := claims[i], &results[i]

@@ -112,7 +112,10 @@ func layerOf(path string) (layer int, name string) {
 }
 
 // chapters are the packages that the core is made of, beside the root; it uses no other of ours.
-var chapters = []string{module + "/scripts", module + "/internal/keyname", module + "/internal/wakeup"}
+var chapters = []string{
+	module + "/scripts", module + "/internal/carrier", module + "/internal/keyname", module + "/internal/protocol",
+	module + "/internal/renewal", module + "/internal/wakeup",
+}
 
 // The core's own files (not its tests) use nothing of the project but its chapters; the rest brings testing and processes.
 func TestCoreUsesOnlyItsOwnChapters(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/onceward/coordinator/internal/protocol"
 )
 
 // docs/states.md tells users what the table of verbs_test.go says: for each verb and state one row, with the reply and
@@ -49,21 +51,21 @@ func situations(state string) []string {
 // replyWords are those of the cell for what the caller gets.
 func replyWords(verb string, want expectation) string {
 	switch want.reply {
-	case codeOver:
+	case protocol.Over:
 		return "asks again under a new owner"
-	case codeMismatch:
+	case protocol.Mismatch:
 		return "`ErrMismatch`"
-	case codeInProgress, codeMovedOn:
+	case protocol.InProgress, protocol.MovedOn:
 		return "`ErrInProgress`"
-	case codeFinished:
+	case protocol.Finished:
 		return "`*CompletedError`"
-	case codeUncertain:
+	case protocol.Uncertain:
 		return "`ErrUncertain`"
-	case codeLost:
+	case protocol.Lost:
 		return "`ErrLeaseLost`"
-	case codeStale:
+	case protocol.Stale:
 		return "`ErrStaleToken`"
-	case codeAbsent:
+	case protocol.Absent:
 		if verb == "inspect" {
 			return "`\"absent\"`"
 		}
@@ -160,7 +162,7 @@ func statesFaults(page string) (faults []string) {
 			if words := replyWords(verb, want); !strings.Contains(rows[0][0], words) {
 				faults = append(faults, fmt.Sprintf("%s, %s: the caller gets %q, not %q", verb, state, words, rows[0][0]))
 			}
-			if want.reply == codeOver {
+			if want.reply == protocol.Over {
 				continue // and the new owner's row says the rest
 			}
 			if words := recordWords(want); !strings.Contains(rows[0][1], words) {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/onceward/coordinator/internal/protocol"
 )
 
 // What the documentation says is compared with what there is: links, programs, names, defaults.
@@ -279,6 +281,9 @@ func (s source) eval(t *testing.T, e ast.Expr) constant.Value {
 		units := map[string]time.Duration{"Millisecond": time.Millisecond, "Second": time.Second, "Minute": time.Minute, "Hour": time.Hour}
 		if unit, known := units[e.Sel.Name]; known {
 			return constant.MakeInt64(int64(unit))
+		}
+		if e.Sel.Name == "MaxFingerprint" {
+			return constant.MakeInt64(protocol.MaxFingerprint)
 		}
 	case *ast.BinaryExpr:
 		x, y := s.eval(t, e.X), s.eval(t, e.Y)

@@ -257,10 +257,10 @@ func TestRefusalAfterAnUnknownOutcome(t *testing.T) {
 		proxy.SetRule(nil)
 
 		k := c.claimCall(&claim{key: key, names: c.names(newKey(t)), request: request{owner: mine, lease: time.Minute, grace: time.Second, lifetime: time.Hour}})
-		k.maybe = true
-		k.script = &scripts.Script{Verb: "claim", Text: "return redis.error_reply('OOM no memory')", SHA: "0000000000000000000000000000000000000000"}
+		k.MayHaveRun = true
+		k.Script = &scripts.Script{Verb: "claim", Text: "return redis.error_reply('OOM no memory')", SHA: "0000000000000000000000000000000000000000"}
 		c.run(t.Context(), k)
-		wantError(t, k.err, ErrUnknown, "maxmemory")
+		wantError(t, k.Err, ErrUnknown, "maxmemory")
 	})
 }
 
@@ -272,8 +272,8 @@ func TestReleaseThatFailsEndsTheLease(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		wantError(t, l.Release(ctx), ErrUnknown)
-		if context.Cause(l.Context()) != context.Canceled || l.index != 0 {
-			t.Errorf("the context ended with %v, and its place in the renewer is %d", context.Cause(l.Context()), l.index)
+		if context.Cause(l.Context()) != context.Canceled || c.schedule.Has(l) {
+			t.Errorf("the context ended with %v, or it is still renewed", context.Cause(l.Context()))
 		}
 		proxy.SetRule(nil)
 		if err := l.Release(t.Context()); err != nil {
@@ -287,13 +287,11 @@ func TestReleaseThatFailsEndsTheLease(t *testing.T) {
 		key := newKey(t)
 		_, _, err := Do(t.Context(), c, key, func(context.Context, *Lease) (int, error) {
 			proxy.SetRule(func(faultproxy.Request) faultproxy.Verdict { return faultproxy.Verdict{Action: faultproxy.DropRequest} })
-			c.timeout = 200 * time.Millisecond
+			c.carrier.Timeout = 200 * time.Millisecond
 			return 1, nil
 		})
 		wantError(t, err, ErrUnknown)
-		c.renewer.mu.Lock()
-		defer c.renewer.mu.Unlock()
-		if len(c.renewer.queue) != 0 {
+		if c.schedule.Len() != 0 {
 			t.Error("Do left a lease that is renewed on")
 		}
 	})

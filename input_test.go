@@ -14,6 +14,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/redistest"
 )
 
@@ -194,7 +195,7 @@ func TestForeignValues(t *testing.T) {
 			}
 			n := c.names(key)
 			whole, _ := stand("other released", time.Duration(time.Now().UnixMilli())*time.Millisecond)
-			good := whole.encode()
+			good := whole.Encode()
 			values := map[string]string{
 				"empty": "", "text": "hello", "json": `{"status":"done"}`, "cut off": good[:60], "cut in the fingerprint": good[:100],
 				"cut in the checkpoint": good[:len(good)-8], "newer": "2" + good[1:], "state": "1x" + good[2:], "letters for digits": good[:40] + "z" + good[41:],
@@ -262,9 +263,9 @@ func FuzzScriptsAndDecoderAgree(f *testing.F) {
 	now := time.Duration(time.Now().UnixMilli()) * time.Millisecond
 	for _, state := range []string{"mine live", "mine lapsed", "other released", "other tombstone", "mine completed", "mine failed"} {
 		r, _ := stand(state, now)
-		f.Add(r.encode())
-		f.Add(r.encode()[:74])
-		f.Add(r.encode()[:len(r.encode())-1])
+		f.Add(r.Encode())
+		f.Add(r.Encode()[:74])
+		f.Add(r.Encode()[:len(r.Encode())-1])
 	}
 	f.Add("")
 	f.Add("2p")
@@ -281,7 +282,7 @@ func FuzzScriptsAndDecoderAgree(f *testing.F) {
 		if err := rdb.Set(ctx, name, value, time.Hour).Err(); err != nil {
 			t.Skip(err)
 		}
-		_, decodes := decodeRecord(value, true)
+		_, decodes := protocol.DecodeRecord(value, true)
 		_, err := c.Inspect(ctx, key)
 		if errors.Is(err, ErrCorrupt) != (decodes != nil) || err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%q: the decoder says %v, the script %v", value, decodes, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/internal/protocol"
 )
 
 // Every request of a whole life of a key is recorded and sent again after each later step: P5 says what such
@@ -142,7 +143,7 @@ func (l *lifetime) replay(step string) {
 	for _, name := range l.n.Keys() {
 		ttl[name] = l.rdb.PTTL(ctx, name).Val()
 	}
-	current, err := decodeRecord(before[l.n.Record], true)
+	current, err := protocol.DecodeRecord(before[l.n.Record], true)
 	if err != nil {
 		l.t.Fatalf("after %s: %v", step, err)
 	}
@@ -164,17 +165,17 @@ func (l *lifetime) replay(step string) {
 		if fmt.Sprint(after) == fmt.Sprint(before) {
 			continue
 		}
-		changed, err := decodeRecord(after[l.n.Record], true)
+		changed, err := protocol.DecodeRecord(after[l.n.Record], true)
 		if err != nil {
 			l.t.Fatalf("after %s, a copy of %s left: %v", step, verb, err)
 		}
 		switch {
-		case verb == "claim" && changed.owner != current.owner && changed.token > current.token && givenUp(current):
+		case verb == "claim" && changed.Owner != current.Owner && changed.Token > current.Token && givenUp(current):
 			l.allowed[verb]++ // granted, and nobody works under it
-		case verb == "renew" && changed.token == current.token && current.state == stateInProgress && changed.end > current.end:
+		case verb == "renew" && changed.Token == current.Token && current.State == protocol.StateInProgress && changed.End > current.End:
 			l.allowed[verb]++ // prolonged by one lease at most
-			if changed.end-current.end > time.Minute+6*time.Second {
-				l.t.Errorf("after %s a copy of renew prolonged by %v", step, changed.end-current.end)
+			if changed.End-current.End > time.Minute+6*time.Second {
+				l.t.Errorf("after %s a copy of renew prolonged by %v", step, changed.End-current.End)
 			}
 		default:
 			l.t.Errorf("after %s, a copy of %s changed\n%q\n%q", step, verb, before, after)
@@ -187,6 +188,6 @@ func (l *lifetime) replay(step string) {
 }
 
 // givenUp says whether the record's owner has released it, or has let it lapse.
-func givenUp(r record) bool {
-	return r.state == stateReleased || r.state == stateInProgress && r.end < time.Duration(time.Now().UnixMilli())*time.Millisecond
+func givenUp(r protocol.Record) bool {
+	return r.State == protocol.StateReleased || r.State == protocol.StateInProgress && r.End < time.Duration(time.Now().UnixMilli())*time.Millisecond
 }

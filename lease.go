@@ -9,7 +9,8 @@ import (
 	"time"
 
 	"github.com/onceward/coordinator/internal/keyname"
-	"github.com/onceward/coordinator/scripts"
+	"github.com/onceward/coordinator/internal/protocol"
+	"github.com/onceward/coordinator/internal/renewal"
 )
 
 // Lease is the right to work on a key for a time. It is renewed until it is completed, failed, released
@@ -44,21 +45,21 @@ type Lease struct {
 	doomed      bool // a renewal found it over meanwhile
 	over        bool // the context has ended, or is about to
 
-	renewal // the renewer's, under its lock
+	place renewal.Place // the schedule's
 }
 
 type grantKey struct{}
 
 // newLease makes a lease of a reply that confirmed its grant.
-func (c *Coordinator) newLease(ctx context.Context, key Key, n keyname.Names, q *request, r *reply) *Lease {
-	g := Grant{Token: r.rec.token, Owner: r.rec.owner}
+func (c *Coordinator) newLease(ctx context.Context, key Key, n keyname.Names, q *request, r *protocol.Reply) *Lease {
+	g := Grant{Token: Token(r.Rec.Token), Owner: r.Rec.Owner}
 	l := &Lease{
-		c: c, key: key, names: n, grant: g, head: head(g), attempt: r.rec.attempt, fingerprint: r.rec.fingerprint,
-		lease: q.lease, grace: q.grace, manual: q.manual, saving: make(chan struct{}, 1), sequence: r.rec.sequence,
-		maximum: r.rec.maximum,
+		c: c, key: key, names: n, grant: g, head: g.head(), attempt: r.Rec.Attempt, fingerprint: r.Rec.Fingerprint,
+		lease: q.lease, grace: q.grace, manual: q.manual, saving: make(chan struct{}, 1), sequence: r.Rec.Sequence,
+		maximum: r.Rec.Maximum,
 	}
-	if r.rec.checkpointed {
-		l.checkpoint = r.rec.data
+	if r.Rec.Checkpointed {
+		l.checkpoint = r.Rec.Data
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ContextWithGrant(context.WithoutCancel(ctx), g))
 	l.confirm(r)
@@ -67,16 +68,16 @@ func (c *Coordinator) newLease(ctx context.Context, key Key, n keyname.Names, q 
 
 // confirm moves the deadline to what a reply of Redis allows: a grace before the stored end, counted from
 // before the copy that was answered went out, and never later than one lease from then (P6).
-func (l *Lease) confirm(r *reply) {
+func (l *Lease) confirm(r *protocol.Reply) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if r.sent.Before(l.sent) {
+	if r.Sent.Before(l.sent) {
 		return // an older copy's answer came late
 	}
-	l.sent, l.end = r.sent, r.rec.end
-	l.deadline = r.sent.Add(min(l.lease, r.remaining()-l.grace))
+	l.sent, l.end = r.Sent, r.Rec.End
+	l.deadline = r.Sent.Add(min(l.lease, r.Remaining()-l.grace))
 	if l.latest.IsZero() {
-		l.latest = r.sent.Add(r.rec.maximum - r.now - l.grace)
+		l.latest = r.Sent.Add(r.Rec.Maximum - r.Now - l.grace)
 	}
 	if l.latest.Before(l.deadline) { // the server's clock was stepped back: its maximum has moved away
 		l.deadline = l.latest
@@ -126,29 +127,21 @@ func (l *Lease) Renew(ctx context.Context) (err error) {
 }
 
 func (l *Lease) renewCall(whole bool) *call {
-	args := []any{l.head, millis(l.lease + l.grace), millis(l.c.retention)}
-	if whole {
-		args = append(args, "1")
-	}
-	k := l.call(scripts.Renew, args...)
-	k.brief = !whole
-	return k
+	return l.call(protocol.Renew(l.names, l.head, l.lease+l.grace, l.c.retention, whole))
 }
 
-func (l *Lease) call(s *scripts.Script, args ...any) *call {
-	return &call{script: s, key: l.key, owner: l.grant.Owner, keys: l.names.Keys(), args: args, durable: s == scripts.Renew || s == scripts.Complete}
-}
+func (l *Lease) call(q protocol.Request) *call { return newCall(l.key, l.grant.Owner, q) }
 
 // renewed takes a renewal's reply: it moves the deadline, or ends the lease.
 func (l *Lease) renewed(k *call) error {
 	switch {
-	case k.err != nil:
-		return k.err
-	case k.reply.code == codeOK && k.unconfirmed:
+	case k.Err != nil:
+		return k.Err
+	case k.Reply.Code == protocol.OK && k.Unconfirmed:
 		return fmt.Errorf("%w: renewal of %s; the deadline has not moved, renew again", ErrNotReplicated, label(l.key))
-	case k.reply.code == codeOK:
-		l.confirm(&k.reply)
-		l.c.renewer.reschedule(l)
+	case k.Reply.Code == protocol.OK:
+		l.confirm(&k.Reply)
+		l.c.schedule.Moved(l)
 		return nil
 	}
 	return l.refused(k)
@@ -157,15 +150,15 @@ func (l *Lease) renewed(k *call) error {
 // refused is the error for a reply that says that the grant is not the current one. The lease is over then,
 // unless a completion of this very lease is under way, which explains it.
 func (l *Lease) refused(k *call) error {
-	switch k.reply.code {
-	case codeLost:
+	switch k.Reply.Code {
+	case protocol.Lost:
 		l.lose()
 		return l.lostError()
-	case codeStale:
+	case protocol.Stale:
 		l.lose()
-		return &StaleTokenError{Key: l.key, Token: l.grant.Token, Current: k.reply.rec.token}
+		return k.stale(l.grant.Token)
 	}
-	return unexpected(k)
+	return k.unexpected()
 }
 
 func (l *Lease) lostError() error {
@@ -203,7 +196,7 @@ func (l *Lease) finish(cause error) {
 	l.over = true
 	l.mu.Unlock()
 	l.cancel(cause)
-	l.c.renewer.remove(l)
+	l.c.schedule.Remove(l)
 	switch {
 	case !first:
 	case errors.Is(cause, ErrLeaseLost):
@@ -225,7 +218,7 @@ func (l *Lease) SaveCheckpoint(ctx context.Context, data []byte) (err error) {
 	if err := l.c.fits("checkpoint", data); err != nil {
 		return err
 	}
-	ctx, cancel := l.c.bound(ctx)
+	ctx, cancel := l.c.carrier.Bound(ctx)
 	defer cancel()
 	select {
 	case l.saving <- struct{}{}:
@@ -237,16 +230,16 @@ func (l *Lease) SaveCheckpoint(ctx context.Context, data []byte) (err error) {
 	l.sequence++
 	sequence := l.sequence
 	l.mu.Unlock()
-	k := l.call(scripts.Checkpoint, l.head, fmt.Sprintf("%010d", sequence), bytes.Clone(data))
+	k := l.call(protocol.Checkpoint(l.names, l.head, sequence, data))
 	l.c.run(ctx, k)
 	switch {
-	case k.err != nil:
-		return k.err
-	case k.reply.code == codeOK:
+	case k.Err != nil:
+		return k.Err
+	case k.Reply.Code == protocol.OK:
 		return nil
-	case k.reply.code == codeStale && k.reply.rec.state == stateInProgress && k.reply.rec.owner == l.grant.Owner:
+	case k.Reply.Code == protocol.Stale && k.Reply.Rec.State == protocol.StateInProgress && k.Reply.Rec.Owner == l.grant.Owner:
 		// Still ours: a process that resumed the grant has saved a later one.
-		return &StaleTokenError{Key: l.key, Token: l.grant.Token, Current: k.reply.rec.token}
+		return k.stale(l.grant.Token)
 	}
 	return l.refused(k)
 }
@@ -274,15 +267,15 @@ func RetainFor(d time.Duration) CompleteOption {
 // nil; with others: *[CompletedError] with what is stored. ErrLeaseLost, ErrStaleToken: too late, nothing was
 // stored. ErrUnknown: call again. ErrNotReplicated: it stands and is visible; call again to learn whether replicas have it.
 func (l *Lease) Complete(ctx context.Context, result []byte, opts ...CompleteOption) error {
-	return l.complete(ctx, "complete", stateCompleted, result, opts)
+	return l.complete(ctx, "complete", protocol.StateCompleted, result, opts)
 }
 
 // Fail stores a final failure, which is replayed like a result, with Result.Failed set. Otherwise it is as Complete.
 func (l *Lease) Fail(ctx context.Context, result []byte, opts ...CompleteOption) error {
-	return l.complete(ctx, "fail", stateFailed, result, opts)
+	return l.complete(ctx, "fail", protocol.StateFailed, result, opts)
 }
 
-func (l *Lease) complete(ctx context.Context, op string, outcome rune, result []byte, opts []CompleteOption) (err error) {
+func (l *Lease) complete(ctx context.Context, op string, outcome byte, result []byte, opts []CompleteOption) (err error) {
 	ctx, end := l.c.begin(ctx, op, l.key)
 	defer func() { end(outcomeOf(err), err) }()
 	if err := l.c.fits("result", result); err != nil {
@@ -301,38 +294,37 @@ func (l *Lease) complete(ctx context.Context, op string, outcome rune, result []
 	l.finishing++
 	serverEnd := l.end
 	l.mu.Unlock()
-	args := []any{l.head, string(outcome), millis(o.retention), bytes.Clone(result), fmt.Sprintf("%08d%s", l.attempt, printOf(l.fingerprint)), millis(serverEnd)}
-	if l.c.replicas > 0 {
-		args = append(args, "1")
-	}
-	k := l.call(scripts.Complete, args...)
+	k := l.call(protocol.Complete(l.names, l.head, protocol.CompleteArgs{
+		State: outcome, Result: result, Retention: o.retention, Attempt: l.attempt, Fingerprint: l.fingerprint, End: serverEnd,
+		Replicated: l.c.replicas > 0,
+	}))
 	l.c.run(ctx, k)
 	l.mu.Lock()
 	l.finishing--
 	doomed := l.doomed && l.finishing == 0
 	l.mu.Unlock()
-	if k.err != nil {
+	if k.Err != nil {
 		if doomed { // a renewal has found the lease over, and it was not this call that ended it
 			l.finish(ErrLeaseLost)
 		}
-		return k.err
+		return k.Err
 	}
-	switch k.reply.code {
-	case codeOK, codeRestored:
+	switch k.Reply.Code {
+	case protocol.OK, protocol.Restored:
 		l.mu.Lock()
-		l.completed, l.completedAt = true, time.UnixMilli(k.reply.now.Milliseconds())
+		l.completed, l.completedAt = true, time.UnixMilli(k.Reply.Now.Milliseconds())
 		l.mu.Unlock()
 		l.finish(nil)
-		if k.reply.code == codeRestored {
+		if k.Reply.Code == protocol.Restored {
 			l.c.observer.Note(Event{Op: "complete", Outcome: "restored", Key: l.key, Count: 1})
 		}
-		if k.unconfirmed {
+		if k.Unconfirmed {
 			return fmt.Errorf("%w: the outcome of %s stands and is visible, but a failover may lose it; call again to learn more", ErrNotReplicated, label(l.key))
 		}
 		return nil
-	case codeFinished:
+	case protocol.Finished:
 		l.finish(nil)
-		return &CompletedError{Key: l.key, Result: k.reply.rec.result()}
+		return &CompletedError{Key: l.key, Result: resultOf(&k.Reply.Rec)}
 	}
 	return l.refused(k)
 }
@@ -360,9 +352,9 @@ func (l *Lease) Release(ctx context.Context) (err error) {
 }
 
 func (l *Lease) release(ctx context.Context) error {
-	k := l.call(scripts.Release, l.head, millis(l.c.retention))
+	k := l.call(protocol.Release(l.names, l.head, l.c.retention))
 	l.c.run(ctx, k)
-	return done(k)
+	return k.done()
 }
 
 func (c *Coordinator) fits(what string, data []byte) error {

@@ -395,10 +395,8 @@ func TestManyLeasesShareOneGoroutineAndPipelines(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		c.renewer.mu.Lock()
-		defer c.renewer.mu.Unlock()
-		if len(c.renewer.queue) != 0 {
-			t.Errorf("%d leases are left in the renewer", len(c.renewer.queue))
+		if left := c.schedule.Len(); left != 0 {
+			t.Errorf("%d leases are left in the schedule", left)
 		}
 	})
 }

@@ -1,13 +1,12 @@
 package coordinator
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"time"
 
 	"github.com/onceward/coordinator/internal/keyname"
-	"github.com/onceward/coordinator/scripts"
+	"github.com/onceward/coordinator/internal/protocol"
 )
 
 // Result is a stored outcome.
@@ -62,30 +61,30 @@ func (c *Coordinator) Inspect(ctx context.Context, key Key) (record Record, err 
 	if record.State == StateAbsent {
 		return record, nil
 	}
-	record.Token, record.Attempt, record.Fingerprint = r.rec.token, r.rec.attempt, r.rec.fingerprint
-	record.Owner = r.rec.owner[:4] + "****"
-	record.RetentionRemaining = time.Duration(r.number) * time.Millisecond
-	record.PayloadSize = int(r.size)
-	if r.rec.state == stateInProgress {
-		record.LeaseRemaining = r.remaining()
+	record.Token, record.Attempt, record.Fingerprint = Token(r.Rec.Token), r.Rec.Attempt, r.Rec.Fingerprint
+	record.Owner = r.Rec.Owner[:4] + "****"
+	record.RetentionRemaining = time.Duration(r.Number) * time.Millisecond
+	record.PayloadSize = int(r.Size)
+	if r.Rec.State == protocol.StateInProgress {
+		record.LeaseRemaining = r.Remaining()
 	}
-	if r.rec.finished() {
-		record.CompletedAt = time.UnixMilli(r.rec.end.Milliseconds())
+	if r.Rec.Finished() {
+		record.CompletedAt = time.UnixMilli(r.Rec.End.Milliseconds())
 	}
 	return record, nil
 }
 
-func stateOf(r *reply) State {
+func stateOf(r *protocol.Reply) State {
 	switch {
-	case r.code == codeAbsent:
+	case r.Code == protocol.Absent:
 		return StateAbsent
-	case r.rec.state == stateReleased:
+	case r.Rec.State == protocol.StateReleased:
 		return StateReleased
-	case r.rec.state == stateCompleted:
+	case r.Rec.State == protocol.StateCompleted:
 		return StateCompleted
-	case r.rec.state == stateFailed:
+	case r.Rec.State == protocol.StateFailed:
 		return StateFailed
-	case r.remaining() > 0:
+	case r.Remaining() > 0:
 		return StateInProgress
 	}
 	return StateLapsed
@@ -101,13 +100,13 @@ func (c *Coordinator) namesOf(key Key) (keyname.Names, error) {
 	return c.names(key), nil
 }
 
-func (c *Coordinator) read(ctx context.Context, key Key, n keyname.Names) (*reply, error) {
-	k := &call{script: scripts.Inspect, key: key, keys: []string{n.Record}}
+func (c *Coordinator) read(ctx context.Context, key Key, n keyname.Names) (*protocol.Reply, error) {
+	k := newCall(key, "", protocol.Inspect(n, false))
 	c.run(ctx, k)
-	if k.err == nil && k.reply.code != codeOK && k.reply.code != codeAbsent {
-		k.err = unexpected(k)
+	if k.Err == nil && k.Reply.Code != protocol.OK && k.Reply.Code != protocol.Absent {
+		k.Err = k.unexpected()
 	}
-	return &k.reply, k.err
+	return &k.Reply, k.Err
 }
 
 // Expire fences out what is there now and forgets it: a holder loses its lease at its next renewal and its writes
@@ -119,7 +118,7 @@ func (c *Coordinator) Expire(ctx context.Context, key Key) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := c.bound(ctx)
+	ctx, cancel := c.carrier.Bound(ctx)
 	defer cancel()
 	r, err := c.read(ctx, key, n)
 	if err != nil {
@@ -130,18 +129,16 @@ func (c *Coordinator) Expire(ctx context.Context, key Key) (err error) {
 		return err
 	}
 	// The token that was read keeps a copy that arrives late from expiring what came after.
-	k := &call{script: scripts.Expire, key: key, keys: n.Keys(), args: []any{
-		fmt.Sprintf("%016d", r.rec.token), owner, millis(c.leastRetention()), millis(c.retention),
-	}}
+	k := newCall(key, "", protocol.Expire(n, &r.Rec, owner, c.leastRetention(), c.retention))
 	c.run(ctx, k)
-	return done(k)
+	return k.done()
 }
 
 func done(k *call) error {
-	if k.err == nil && k.reply.code != codeOK {
-		return unexpected(k)
+	if k.Err == nil && k.Reply.Code != protocol.OK {
+		return k.unexpected()
 	}
-	return k.err
+	return k.Err
 }
 
 // GiveBack ends the claim of this owner, whose outcome its caller does not know, where it was granted; a
@@ -153,21 +150,16 @@ func (c *Coordinator) GiveBack(ctx context.Context, key Key, owner string) (err 
 	if err != nil {
 		return err
 	}
-	if !isOwner(owner) {
+	if !protocol.IsOwner(owner) {
 		return fmt.Errorf("%w: GiveBack takes UnknownError.Owner, 32 lower-case hex digits", ErrInvalid)
 	}
 	return c.giveBack(ctx, key, n, owner, false)
 }
 
 func (c *Coordinator) giveBack(ctx context.Context, key Key, n keyname.Names, owner string, uncounted bool) error {
-	k := &call{script: scripts.GiveBack, key: key, owner: owner, keys: n.Keys(), args: []any{
-		owner, millis(c.retention), millis(c.leastRetention()),
-	}}
-	if uncounted {
-		k.args = append(k.args, "1")
-	}
+	k := newCall(key, owner, protocol.GiveBack(n, owner, c.retention, c.leastRetention(), uncounted))
 	c.run(ctx, k)
-	return done(k)
+	return k.done()
 }
 
 // Resolution is how an operator settles a lapsed key: Rerun alone frees it to run again; otherwise Payload
@@ -186,44 +178,42 @@ func (c *Coordinator) Resolve(ctx context.Context, key Key, r Resolution) (err e
 	if err != nil {
 		return err
 	}
-	state := stateCompleted
+	state := byte(protocol.StateCompleted)
 	if r.Failed {
-		state = stateFailed
+		state = protocol.StateFailed
 	}
 	if r.Rerun {
-		if state = stateReleased; r.Failed || r.Payload != nil {
+		if state = protocol.StateReleased; r.Failed || r.Payload != nil {
 			return fmt.Errorf("%w: Resolution.Rerun stands alone; leave out Failed and Payload", ErrInvalid)
 		}
 	}
 	if err := c.fits("payload", r.Payload); err != nil {
 		return err
 	}
-	ctx, cancel := c.bound(ctx)
+	ctx, cancel := c.carrier.Bound(ctx)
 	defer cancel()
 	before, err := c.read(ctx, key, n)
 	if err != nil {
 		return err
 	}
-	k := &call{script: scripts.Resolve, key: key, keys: n.Keys(), args: []any{
-		fmt.Sprintf("%016d", before.rec.token), string(state), bytes.Clone(r.Payload), millis(c.retention),
-	}}
+	k := newCall(key, "", protocol.Resolve(n, &before.Rec, state, r.Payload, c.retention))
 	c.run(ctx, k)
-	if k.err != nil {
-		return k.err
+	if k.Err != nil {
+		return k.Err
 	}
-	switch k.reply.code {
-	case codeOK:
+	switch k.Reply.Code {
+	case protocol.OK:
 		return nil
-	case codeAbsent:
+	case protocol.Absent:
 		return fmt.Errorf("%w: nothing of %s is left to settle; a claim may run", ErrNotFound, label(key))
-	case codeInProgress:
-		return &InProgressError{Key: key, RetryAfter: k.reply.remaining(), Attempt: k.reply.rec.attempt}
-	case codeFinished:
-		return &CompletedError{Key: key, Result: k.reply.rec.result()}
-	case codeMovedOn:
+	case protocol.InProgress:
+		return &InProgressError{Key: key, RetryAfter: k.Reply.Remaining(), Attempt: k.Reply.Rec.Attempt}
+	case protocol.Finished:
+		return &CompletedError{Key: key, Result: resultOf(&k.Reply.Rec)}
+	case protocol.MovedOn:
 		return fmt.Errorf("%w: %s ran again and lapsed again meanwhile; inspect it anew", ErrInProgress, label(key))
 	}
-	return unexpected(k)
+	return k.unexpected()
 }
 
 // Resume goes on with a grant that was made elsewhere, in another process for instance; it renews first, so it
@@ -245,25 +235,25 @@ func (c *Coordinator) Resume(ctx context.Context, key Key, g Grant, opts ...Clai
 	if len(q.claimOnly) > 0 {
 		return nil, fmt.Errorf("%w: Resume does not take %s; only a claim does", ErrInvalid, q.claimOnly[0])
 	}
-	l := &Lease{c: c, key: key, names: n, grant: g, head: head(g), lease: q.lease, grace: q.grace}
+	l := &Lease{c: c, key: key, names: n, grant: g, head: g.head(), lease: q.lease, grace: q.grace}
 	k := l.renewCall(true)
 	c.run(ctx, k)
 	switch {
-	case k.err != nil:
-		return nil, k.err
-	case k.reply.code == codeLost:
+	case k.Err != nil:
+		return nil, k.Err
+	case k.Reply.Code == protocol.Lost:
 		return nil, fmt.Errorf("%w: the grant of %s, token %d, has ended", ErrLeaseLost, label(key), g.Token)
-	case k.reply.code == codeStale:
-		return nil, &StaleTokenError{Key: key, Token: g.Token, Current: k.reply.rec.token}
-	case k.reply.code != codeOK:
-		return nil, unexpected(k)
-	case k.unconfirmed:
+	case k.Reply.Code == protocol.Stale:
+		return nil, k.stale(g.Token)
+	case k.Reply.Code != protocol.OK:
+		return nil, k.unexpected()
+	case k.Unconfirmed:
 		return nil, fmt.Errorf("%w: renewal of %s; resume again", ErrNotReplicated, label(key))
 	}
-	lease = c.newLease(ctx, key, n, &q, &k.reply)
+	lease = c.newLease(ctx, key, n, &q, &k.Reply)
 	if lease.expired() {
 		return nil, lease.lostError()
 	}
-	c.renewer.add(lease)
+	c.tend(lease)
 	return lease, nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/onceward/coordinator/internal/keyname"
 	"github.com/onceward/coordinator/internal/model"
+	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/scripts"
 )
 
@@ -32,26 +33,26 @@ const (
 )
 
 // outcomes are what a run must have met: every code that a verb can answer.
-var outcomes = map[string][]code{
+var outcomes = map[string][]protocol.Code{
 	"claim": {
-		codeOK, codeOver, codeMismatch, codeInProgress, codeFinished, codeUncertain, codeCorrupt, codeKeyExpired, codeAhead, codeSpent, codeBlocked,
+		protocol.OK, protocol.Over, protocol.Mismatch, protocol.InProgress, protocol.Finished, protocol.Uncertain, protocol.Corrupt, protocol.KeyExpired, protocol.Ahead, protocol.Spent, protocol.Blocked,
 	},
-	"renew":        {codeOK, codeLost, codeStale, codeCorrupt},
-	"checkpoint":   {codeOK, codeLost, codeStale, codeCorrupt},
-	"complete":     {codeOK, codeFinished, codeLost, codeStale, codeCorrupt, codeRestored},
-	"release":      {codeOK, codeCorrupt},
-	"give back":    {codeOK, codeCorrupt, codeSpent},
-	"expire":       {codeOK, codeCorrupt, codeSpent},
-	"resolve":      {codeOK, codeInProgress, codeFinished, codeAbsent, codeCorrupt, codeMovedOn, codeSpent},
-	"mark":         {codeInProgress, codeCorrupt, codeMovedOn},
-	"fenced write": {codeOK, codeStale, codeCorrupt},
-	"confirm":      {codeOK},
-	"inspect":      {codeOK, codeAbsent, codeCorrupt},
+	"renew":        {protocol.OK, protocol.Lost, protocol.Stale, protocol.Corrupt},
+	"checkpoint":   {protocol.OK, protocol.Lost, protocol.Stale, protocol.Corrupt},
+	"complete":     {protocol.OK, protocol.Finished, protocol.Lost, protocol.Stale, protocol.Corrupt, protocol.Restored},
+	"release":      {protocol.OK, protocol.Corrupt},
+	"give back":    {protocol.OK, protocol.Corrupt, protocol.Spent},
+	"expire":       {protocol.OK, protocol.Corrupt, protocol.Spent},
+	"resolve":      {protocol.OK, protocol.InProgress, protocol.Finished, protocol.Absent, protocol.Corrupt, protocol.MovedOn, protocol.Spent},
+	"mark":         {protocol.InProgress, protocol.Corrupt, protocol.MovedOn},
+	"fenced write": {protocol.OK, protocol.Stale, protocol.Corrupt},
+	"confirm":      {protocol.OK},
+	"inspect":      {protocol.OK, protocol.Absent, protocol.Corrupt},
 }
 
 type outcomeOfVerb struct {
 	verb model.Verb
-	code code
+	code protocol.Code
 }
 
 // subject is one server with the model of what it holds.
@@ -229,17 +230,17 @@ func (s *subject) keep(op *operation, slot model.Slot) {
 }
 
 // predict says what the model answers.
-func (o *oracle) predict(op *operation) code {
+func (o *oracle) predict(op *operation) protocol.Code {
 	s := o.subjects[0]
 	if s.broken[op.key] && !op.onFence && !(op.Verb == model.FenceCheck && s.names[0].Fence != "") {
 		if op.Verb == model.Confirm {
-			return codeOK
+			return protocol.OK
 		}
-		return codeCorrupt
+		return protocol.Corrupt
 	}
 	q := op.of(s)
 	_, reply := o.p.Run(s.slot(op), s.clock, &q)
-	return code(reply.Code)
+	return protocol.Code(reply.Code)
 }
 
 // situation is what an operation finds, as far as it may matter: two operations that find the same and answer the
@@ -342,13 +343,13 @@ func (o *oracle) begin(t testing.TB) error {
 	}
 	// Where what is rare needs a history, begin with one.
 	switch {
-	case o.rarest.code == codeUncertain || o.rarest.code == codeMovedOn:
+	case o.rarest.code == protocol.Uncertain || o.rarest.code == protocol.MovedOn:
 		o.plan = []int{0}
-	case o.rarest.code == codeSpent && o.rarest.verb == model.GiveBack:
+	case o.rarest.code == protocol.Spent && o.rarest.verb == model.GiveBack:
 		o.plan = []int{8, 6}
-	case o.rarest.code == codeSpent:
+	case o.rarest.code == protocol.Spent:
 		o.plan = []int{0, 8}
-	case o.rarest.code == codeCorrupt:
+	case o.rarest.code == protocol.Corrupt:
 		o.plan = []int{9}
 	default:
 		return nil
@@ -422,7 +423,7 @@ func (s *subject) write(t testing.TB, o *oracle, pipe redis.Pipeliner) {
 			return
 		}
 		record := o.record(r)
-		pipe.Set(t.Context(), name, record.encode(), redis.KeepTTL)
+		pipe.Set(t.Context(), name, record.Encode(), redis.KeepTTL)
 	}
 	for i, slot := range s.slots {
 		if !s.broken[i] {
@@ -435,18 +436,18 @@ func (s *subject) write(t testing.TB, o *oracle, pipe redis.Pipeliner) {
 }
 
 var stateBytes = map[model.State]byte{
-	model.InProgress: stateInProgress, model.Released: stateReleased, model.Completed: stateCompleted, model.Failed: stateFailed,
+	model.InProgress: protocol.StateInProgress, model.Released: protocol.StateReleased, model.Completed: protocol.StateCompleted, model.Failed: protocol.StateFailed,
 }
 
 // record is the server's form of the model's.
-func (o *oracle) record(r model.Record) record {
-	out := record{
-		state: stateBytes[r.State], owner: o.text[r.Owner], token: Token(r.Token), mark: '0' + r.Mark, attempt: int(r.Attempt),
-		bound: r.Print != model.Unbound, end: ms(r.End), length: ms(r.Length), maximum: ms(r.Max),
-		sequence: r.Sequence, checkpointed: r.Saved, data: []byte(o.text[r.Data]),
+func (o *oracle) record(r model.Record) protocol.Record {
+	out := protocol.Record{
+		State: stateBytes[r.State], Owner: o.text[r.Owner], Token: r.Token, Mark: '0' + r.Mark, Attempt: int(r.Attempt),
+		Bound: r.Print != model.Unbound, End: ms(r.End), Length: ms(r.Length), Maximum: ms(r.Max),
+		Sequence: r.Sequence, Checkpointed: r.Saved, Data: []byte(o.text[r.Data]),
 	}
-	if out.bound {
-		out.fingerprint = []byte(o.text[r.Print])
+	if out.Bound {
+		out.Fingerprint = []byte(o.text[r.Print])
 	}
 	return out
 }
@@ -458,11 +459,10 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	n, key := s.names[op.key], s.keys[op.key]
 	owner := o.text[q.Owner]
 	g := Grant{Token: Token(q.Token), Owner: owner}
-	l := &Lease{c: s.c, key: key, names: n, grant: g, head: head(g)}
-	print := printOf([]byte(o.text[q.Print]))
+	head, print := g.head(), protocol.Print([]byte(o.text[q.Print]))
 	token := fmt.Sprintf("%016d", q.Token)
 	plain := func(script *scripts.Script, args ...any) *call {
-		return &call{script: script, key: key, owner: owner, keys: n.Keys(), args: args}
+		return newCall(key, owner, protocol.Request{Script: script, Keys: n.Keys(), Args: args})
 	}
 	var k *call
 	switch q.Verb {
@@ -479,22 +479,22 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 			if q.Issued != 0 {
 				issued = strconv.FormatInt(q.Issued, 10)
 			}
-			k.args = append(k.args, flags, q.Floor, issued)
+			k.Args = append(k.Args, flags, q.Floor, issued)
 		}
 	case model.Renew:
-		k = l.call(scripts.Renew, l.head, q.Length, q.Retention, "1")
+		k = plain(scripts.Renew, head, q.Length, q.Retention, "1")
 	case model.Checkpoint:
-		k = l.call(scripts.Checkpoint, l.head, fmt.Sprintf("%010d", q.Sequence), o.text[q.Data])
+		k = plain(scripts.Checkpoint, head, fmt.Sprintf("%010d", q.Sequence), o.text[q.Data])
 	case model.Complete:
-		k = l.call(scripts.Complete, l.head, string(stateBytes[q.Outcome]), q.Retention, o.text[q.Data], fmt.Sprintf("%08d%s", q.Attempt, print), q.End)
+		k = plain(scripts.Complete, head, string(stateBytes[q.Outcome]), q.Retention, o.text[q.Data], fmt.Sprintf("%08d%s", q.Attempt, print), q.End)
 		if q.Rewrite {
-			k.args = append(k.args, "1")
+			k.Args = append(k.Args, "1")
 		}
 	case model.Release:
-		k = l.call(scripts.Release, l.head, q.Retention)
+		k = plain(scripts.Release, head, q.Retention)
 	case model.GiveBack:
 		if k = plain(scripts.GiveBack, owner, q.Retention, q.Burial); q.Uncounted {
-			k.args = append(k.args, "1")
+			k.Args = append(k.Args, "1")
 		}
 	case model.Expire:
 		k = plain(scripts.Expire, token, owner, q.Burial, q.Retention)
@@ -502,18 +502,18 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 		k = plain(scripts.Resolve, token, string(stateBytes[q.Outcome]), o.text[q.Data], q.Retention)
 	case model.Mark:
 		k = plain(scripts.Mark, strconv.Itoa(int(q.Listen)))
-		if k.keys = []string{n.Record}; op.onFence {
-			k.keys[0] = n.Fence
+		if k.Keys = []string{n.Record}; op.onFence {
+			k.Keys[0] = n.Fence
 		}
 	case model.FenceCheck:
-		k = plain(scripts.FenceDo, l.head, "set", op.write)
-		k.keys, k.fenced = []string{n.Guard(), s.valueKey()}, true
+		k = plain(scripts.FenceDo, head, "set", op.write)
+		k.Keys, k.Fenced = []string{n.Guard(), s.valueKey()}, true
 	case model.Confirm:
 		k = plain(scripts.Confirm, owner+token)
-		k.keys = []string{n.Record}
+		k.Keys = []string{n.Record}
 	case model.Inspect:
 		k = plain(scripts.Inspect, "1")
-		k.keys = []string{n.Record}
+		k.Keys = []string{n.Record}
 	}
 	return k
 }
@@ -571,7 +571,7 @@ func (o *oracle) operate(t testing.TB, op operation) error {
 }
 
 // compare does an operation on one subject and on its model and holds them against each other.
-func (o *oracle) compare(t testing.TB, s *subject, op *operation, first bool) (code, error) {
+func (o *oracle) compare(t testing.TB, s *subject, op *operation, first bool) (protocol.Code, error) {
 	q := op.of(s)
 	k := s.call(o, op, &q)
 	s.c.run(t.Context(), k)
@@ -579,7 +579,7 @@ func (o *oracle) compare(t testing.TB, s *subject, op *operation, first bool) (c
 	if err != nil {
 		return 0, err
 	}
-	before, corrupt := s.clock, errors.Is(k.err, ErrCorrupt)
+	before, corrupt := s.clock, errors.Is(k.Err, ErrCorrupt)
 	s.clock = is.after
 	switch {
 	case corrupt || s.broken[op.key] && q.Verb == model.Confirm:
@@ -587,11 +587,11 @@ func (o *oracle) compare(t testing.TB, s *subject, op *operation, first bool) (c
 			return 0, err
 		}
 		if corrupt {
-			return codeCorrupt, nil
+			return protocol.Corrupt, nil
 		}
-		return k.reply.code, nil
-	case k.err != nil:
-		return 0, o.failed(s, "%v", k.err)
+		return k.Reply.Code, nil
+	case k.Err != nil:
+		return 0, o.failed(s, "%v", k.Err)
 	}
 	now, err := o.timeOf(s, op, k, is, before)
 	if err != nil {
@@ -600,8 +600,8 @@ func (o *oracle) compare(t testing.TB, s *subject, op *operation, first bool) (c
 	was := s.slot(op)
 	slot, want := o.p.Run(was, now, &q)
 	s.keep(op, slot)
-	if code(want.Code) != k.reply.code {
-		return 0, o.failed(s, "%s replied %d, the model %q; it had\n%+v\n%+v", op.Verb, k.reply.code, want.Code, was.Record, was.Fence)
+	if protocol.Code(want.Code) != k.Reply.Code {
+		return 0, o.failed(s, "%s replied %d, the model %q; it had\n%+v\n%+v", op.Verb, k.Reply.Code, want.Code, was.Record, was.Fence)
 	}
 	if err := o.replies(s, k, &want); err != nil {
 		return 0, err
@@ -615,7 +615,7 @@ func (o *oracle) compare(t testing.TB, s *subject, op *operation, first bool) (c
 	if op.Verb == model.Claim && want.Code == model.OK && was.Record.Token != slot.Record.Token {
 		o.remember(s, op, slot.Record.Token, first)
 	}
-	return k.reply.code, nil
+	return k.Reply.Code, nil
 }
 
 // remember keeps a grant, so that later operations use it, also when it is over.
@@ -633,8 +633,8 @@ func (o *oracle) remember(s *subject, op *operation, token int64, first bool) {
 // timeOf is the time that a script read: what it said or wrote of it, as far as that goes, and it must lie between
 // what the clock said before and after.
 func (o *oracle) timeOf(s *subject, op *operation, k *call, is seen, before int64) (int64, error) {
-	said := k.reply.now.Milliseconds()
-	if op.Verb == model.Complete && k.reply.code == codeOK && s.slots[op.key].Record.State != model.InProgress {
+	said := k.Reply.Now.Milliseconds()
+	if op.Verb == model.Complete && k.Reply.Code == protocol.OK && s.slots[op.key].Record.State != model.InProgress {
 		said = 0 // when it finished, long ago
 	}
 	stands := s.slot(op).Record
@@ -642,14 +642,14 @@ func (o *oracle) timeOf(s *subject, op *operation, k *call, is seen, before int6
 		return 0, o.failed(s, "%s says that it is %d; it was %d before and %d after", op.Verb, said, before/1000, is.after/1000)
 	}
 	value := is.values[op.key]
-	r, err := decodeRecord(value, true)
+	r, err := protocol.DecodeRecord(value, true)
 	if err != nil || op.onFence {
 		return max(before, said*1000), nil
 	}
-	if token := int64(r.token); token != stands.Token && before <= token && token <= is.after && op.Verb != model.Complete {
+	if token := int64(r.Token); token != stands.Token && before <= token && token <= is.after && op.Verb != model.Complete {
 		return token, nil
 	}
-	if end := r.end.Milliseconds(); said == 0 && end != stands.End && before/1000 <= end && end <= is.after/1000 {
+	if end := r.End.Milliseconds(); said == 0 && end != stands.End && before/1000 <= end && end <= is.after/1000 {
 		said = end
 	}
 	return max(before, said*1000), nil
@@ -657,51 +657,51 @@ func (o *oracle) timeOf(s *subject, op *operation, k *call, is seen, before int6
 
 // replies compares the fields of a reply.
 func (o *oracle) replies(s *subject, k *call, want *model.Reply) error {
-	r := &k.reply
+	r := &k.Reply
 	expected := o.record(want.Record)
-	switch code(want.Code) {
-	case codeOK:
-		if verb := k.script.Verb; verb != "claim" && verb != "renew" && verb != "inspect" {
-			if verb == "complete" && r.now.Milliseconds() != want.Now {
-				return o.failed(s, "finished at %d, by the model %d", r.now.Milliseconds(), want.Now)
+	switch protocol.Code(want.Code) {
+	case protocol.OK:
+		if verb := k.Script.Verb; verb != "claim" && verb != "renew" && verb != "inspect" {
+			if verb == "complete" && r.Now.Milliseconds() != want.Now {
+				return o.failed(s, "finished at %d, by the model %d", r.Now.Milliseconds(), want.Now)
 			}
 			return nil
 		}
-		if got := r.rec.encode(); got != expected.encode() {
-			return o.failed(s, "%s replied with\n%q, the model with\n%q", k.script.Verb, got, expected.encode())
+		if got := r.Rec.Encode(); got != expected.Encode() {
+			return o.failed(s, "%s replied with\n%q, the model with\n%q", k.Script.Verb, got, expected.Encode())
 		}
-		if r.now.Milliseconds() != want.Now {
-			return o.failed(s, "%s says that it is %d, the model %d", k.script.Verb, r.now.Milliseconds(), want.Now)
+		if r.Now.Milliseconds() != want.Now {
+			return o.failed(s, "%s says that it is %d, the model %d", k.Script.Verb, r.Now.Milliseconds(), want.Now)
 		}
-		if k.script.Verb == "inspect" && int(r.size) != len(expected.data) {
-			return o.failed(s, "inspect says %d bytes, there are %d", r.size, len(expected.data))
+		if k.Script.Verb == "inspect" && int(r.Size) != len(expected.Data) {
+			return o.failed(s, "inspect says %d bytes, there are %d", r.Size, len(expected.Data))
 		}
-	case codeFinished:
-		if got := r.rec.encode(); got != expected.encode() {
-			return o.failed(s, "%s replied with\n%q, the model with\n%q", k.script.Verb, got, expected.encode())
+	case protocol.Finished:
+		if got := r.Rec.Encode(); got != expected.Encode() {
+			return o.failed(s, "%s replied with\n%q, the model with\n%q", k.Script.Verb, got, expected.Encode())
 		}
-	case codeStale, codeInProgress, codeBlocked:
+	case protocol.Stale, protocol.InProgress, protocol.Blocked:
 		if want.Record.State == model.Absent {
-			if r.rec.state != 0 {
-				return o.failed(s, "%s shows a record, the model none", k.script.Verb)
+			if r.Rec.State != 0 {
+				return o.failed(s, "%s shows a record, the model none", k.Script.Verb)
 			}
 			return nil
 		}
-		expected.fingerprint, expected.data, expected.sequence, expected.checkpointed = nil, nil, 0, false
-		got := r.rec // the header
-		got.fingerprint, expected.bound = nil, got.bound
-		if got.encode() != expected.encode() {
-			return o.failed(s, "%s shows\n%q, the model\n%q", k.script.Verb, got.encode(), expected.encode())
+		expected.Fingerprint, expected.Data, expected.Sequence, expected.Checkpointed = nil, nil, 0, false
+		got := r.Rec // the header
+		got.Fingerprint, expected.Bound = nil, got.Bound
+		if got.Encode() != expected.Encode() {
+			return o.failed(s, "%s shows\n%q, the model\n%q", k.Script.Verb, got.Encode(), expected.Encode())
 		}
-		if code(want.Code) != codeStale && r.now.Milliseconds() != want.Now {
-			return o.failed(s, "%s says that it is %d, the model %d", k.script.Verb, r.now.Milliseconds(), want.Now)
+		if protocol.Code(want.Code) != protocol.Stale && r.Now.Milliseconds() != want.Now {
+			return o.failed(s, "%s says that it is %d, the model %d", k.Script.Verb, r.Now.Milliseconds(), want.Now)
 		}
-		if code(want.Code) == codeBlocked && int32(r.number) != want.Attempt {
-			return o.failed(s, "blocked after %d attempts, by the model %d", r.number, want.Attempt)
+		if protocol.Code(want.Code) == protocol.Blocked && int32(r.Number) != want.Attempt {
+			return o.failed(s, "blocked after %d attempts, by the model %d", r.Number, want.Attempt)
 		}
-	case codeAhead:
-		if int(r.number) != want.Which {
-			return o.failed(s, "argument %d is ahead, by the model %d", r.number, want.Which)
+	case protocol.Ahead:
+		if int(r.Number) != want.Which {
+			return o.failed(s, "argument %d is ahead, by the model %d", r.Number, want.Which)
 		}
 	}
 	return nil
@@ -720,7 +720,7 @@ func (o *oracle) stands(s *subject, is seen, op *operation, before int64) error 
 		want := ""
 		if r.State != model.Absent {
 			record := o.record(r)
-			want = record.encode()
+			want = record.Encode()
 		}
 		if is.values[i] != want {
 			return o.failed(s, "%s left in place %d\n%q, the model\n%q", op.Verb, i, is.values[i], want)
@@ -728,7 +728,7 @@ func (o *oracle) stands(s *subject, is seen, op *operation, before int64) error 
 		if want == "" {
 			continue
 		}
-		if _, err := decodeRecord(want, true); err != nil {
+		if _, err := protocol.DecodeRecord(want, true); err != nil {
 			return o.failed(s, "%s left %q: %v", op.Verb, want, err)
 		}
 		// On miniredis a TTL stands still, so it may be as long as when it was set.
@@ -801,7 +801,7 @@ func TestOracle(t *testing.T) {
 	var all []string
 	for name, codes := range outcomes {
 		verb := verbNamed(name)
-		for c := range codeEnd {
+		for c := range protocol.End {
 			n := o.met[outcomeOfVerb{verb, c}]
 			if slices.Contains(codes, c) {
 				all = append(all, fmt.Sprintf("%s %s: %d", name, model.Code(c), n))

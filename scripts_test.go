@@ -17,6 +17,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/redistest"
 	"github.com/onceward/coordinator/scripts"
 )
@@ -153,15 +154,15 @@ func TestPinnedHashes(t *testing.T) {
 }
 
 func TestReplyCodesAreTheSameInLua(t *testing.T) {
-	want := map[string]code{
-		"OK": codeOK, "OVER": codeOver, "MISMATCH": codeMismatch, "IN_PROGRESS": codeInProgress, "FINISHED": codeFinished,
-		"UNCERTAIN": codeUncertain, "LOST": codeLost, "STALE": codeStale, "ABSENT": codeAbsent, "CORRUPT": codeCorrupt,
-		"MOVED_ON": codeMovedOn, "RESTORED": codeRestored, "KEY_EXPIRED": codeKeyExpired, "AHEAD": codeAhead, "SPENT": codeSpent, "BLOCKED": codeBlocked, "FAILED": codeFailed,
+	want := map[string]protocol.Code{
+		"OK": protocol.OK, "OVER": protocol.Over, "MISMATCH": protocol.Mismatch, "IN_PROGRESS": protocol.InProgress, "FINISHED": protocol.Finished,
+		"UNCERTAIN": protocol.Uncertain, "LOST": protocol.Lost, "STALE": protocol.Stale, "ABSENT": protocol.Absent, "CORRUPT": protocol.Corrupt,
+		"MOVED_ON": protocol.MovedOn, "RESTORED": protocol.Restored, "KEY_EXPIRED": protocol.KeyExpired, "AHEAD": protocol.Ahead, "SPENT": protocol.Spent, "BLOCKED": protocol.Blocked, "FAILED": protocol.Failed,
 	}
-	if len(want) != int(codeEnd) {
-		t.Errorf("%d codes here, %d in reply.go", len(want), codeEnd)
+	if len(want) != int(protocol.End) {
+		t.Errorf("%d codes here, %d in internal/protocol", len(want), protocol.End)
 	}
-	found := map[string]code{}
+	found := map[string]protocol.Code{}
 	for _, line := range regexp.MustCompile(`(?m)^local ([A-Z_, ]+) = ([0-9, ]+)$`).FindAllStringSubmatch(scripts.New("", "").Text, -1) {
 		names, numbers := strings.Split(line[1], ", "), strings.Split(line[2], ", ")
 		for i, name := range names {
@@ -169,7 +170,7 @@ func TestReplyCodesAreTheSameInLua(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			found[name] = code(n)
+			found[name] = protocol.Code(n)
 		}
 	}
 	if !maps.Equal(found, want) {

@@ -15,6 +15,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/redistest"
 	"github.com/onceward/coordinator/scripts"
 )
@@ -91,26 +92,6 @@ func eventually(t testing.TB, within time.Duration, what string, met func() bool
 	}
 }
 
-// encode writes a record as the scripts do; tests make records of any state with it.
-func (r record) encode() string {
-	print := fmt.Sprintf("%02d", len(r.fingerprint))
-	if !r.bound {
-		print = "99"
-	}
-	if r.mark == 0 {
-		r.mark = '0'
-	}
-	s := fmt.Sprintf("1%c%s%016d%c%08d%s%013d", r.state, r.owner, r.token, r.mark, r.attempt, print, r.end.Milliseconds())
-	if !r.finished() {
-		s += fmt.Sprintf("%012d%013d", r.length.Milliseconds(), r.maximum.Milliseconds())
-	}
-	s += string(r.fingerprint)
-	if r.checkpointed {
-		s += fmt.Sprintf("%010d", r.sequence)
-	}
-	return s + string(r.data)
-}
-
 // wantError checks that err is target and that its text has every one of the words.
 func wantError(t testing.TB, err, target error, words ...string) {
 	t.Helper()
@@ -174,13 +155,13 @@ func lapse(t testing.TB, rdb redis.UniversalClient, names ...string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := decodeRecord(s, true)
+		r, err := protocol.DecodeRecord(s, true)
 		if err != nil {
 			t.Fatal(err)
 		}
 		now := rdb.Time(t.Context()).Val()
-		r.end = time.Duration(now.UnixMilli()-1) * time.Millisecond
-		if err := rdb.Set(t.Context(), name, r.encode(), redis.KeepTTL).Err(); err != nil {
+		r.End = time.Duration(now.UnixMilli()-1) * time.Millisecond
+		if err := rdb.Set(t.Context(), name, r.Encode(), redis.KeepTTL).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/scripts"
 )
 
@@ -19,77 +20,80 @@ import (
 const (
 	mine   = "11111111111111111111111111111111"
 	theirs = "22222222222222222222222222222222"
-	minted = Token(1_700_000_000_000_000) // an older token of ours: below any clock
-	later  = minted + 5                   // theirs
-	lent   = time.Minute                  // a lease with its grace
+	minted = 1_700_000_000_000_000 // an older token of ours: below any clock
+	later  = minted + 5            // theirs
+	lent   = time.Minute           // a lease with its grace
 	kept   = 24 * time.Hour
 	buried = 2 * time.Hour // what a tombstone stays
 )
 
+// granted is the head of a record that is mine.
+var granted = protocol.Head(mine, minted)
+
 // stand makes the record of a state as of the server's clock.
-func stand(state string, now time.Duration) (record, bool) {
-	r := record{
-		state: stateInProgress, owner: mine, token: minted, attempt: 2, bound: true, fingerprint: []byte("fp"),
-		end: now + 30*time.Second, length: lent, maximum: now + time.Hour, data: []byte("so far"), sequence: 3, checkpointed: true,
+func stand(state string, now time.Duration) (protocol.Record, bool) {
+	r := protocol.Record{
+		State: protocol.StateInProgress, Owner: mine, Token: minted, Attempt: 2, Bound: true, Fingerprint: []byte("fp"),
+		End: now + 30*time.Second, Length: lent, Maximum: now + time.Hour, Data: []byte("so far"), Sequence: 3, Checkpointed: true,
 	}
 	finish := func(state byte, payload string) {
-		r.state, r.end, r.length, r.maximum = state, now-time.Second, 0, 0
-		r.data, r.sequence, r.checkpointed = []byte(payload), 0, false
+		r.State, r.End, r.Length, r.Maximum = state, now-time.Second, 0, 0
+		r.Data, r.Sequence, r.Checkpointed = []byte(payload), 0, false
 	}
 	who, what, _ := strings.Cut(state, " ")
 	if who == "other" {
-		r.owner, r.token = theirs, later
+		r.Owner, r.Token = theirs, later
 	}
 	switch what {
 	case "live":
 	case "bare": // as the claim left it
-		r.data, r.sequence, r.checkpointed = nil, 0, false
+		r.Data, r.Sequence, r.Checkpointed = nil, 0, false
 	case "stepped": // the clock was stepped back by an hour
-		r.end, r.maximum = r.end+time.Hour, r.maximum+time.Hour
+		r.End, r.Maximum = r.End+time.Hour, r.Maximum+time.Hour
 	case "lapsed":
-		r.end = now - time.Second
+		r.End = now - time.Second
 	case "released":
-		r.state = stateReleased
+		r.State = protocol.StateReleased
 	case "tombstone":
-		r.state, r.attempt, r.bound, r.fingerprint = stateReleased, 0, false, nil
-		r.end, r.length, r.maximum = now, 0, 0
-		r.data, r.sequence, r.checkpointed = nil, 0, false
+		r.State, r.Attempt, r.Bound, r.Fingerprint = protocol.StateReleased, 0, false, nil
+		r.End, r.Length, r.Maximum = now, 0, 0
+		r.Data, r.Sequence, r.Checkpointed = nil, 0, false
 	case "completed":
-		finish(stateCompleted, "result")
+		finish(protocol.StateCompleted, "result")
 	case "completed otherwise":
-		finish(stateCompleted, "another result")
+		finish(protocol.StateCompleted, "another result")
 	case "failed":
-		finish(stateFailed, "result")
+		finish(protocol.StateFailed, "result")
 	default:
-		return record{}, false
+		return protocol.Record{}, false
 	}
 	return r, true
 }
 
 // standFence makes the fence of a state; it names the record that holds it.
-func standFence(state string, now time.Duration, n keyname.Names) (record, bool) {
-	r := record{
-		state: stateInProgress, owner: mine, token: minted, bound: true, end: now + 30*time.Second, length: lent,
-		maximum: now + time.Hour, data: []byte(n.Record), checkpointed: true,
+func standFence(state string, now time.Duration, n keyname.Names) (protocol.Record, bool) {
+	r := protocol.Record{
+		State: protocol.StateInProgress, Owner: mine, Token: minted, Bound: true, End: now + 30*time.Second, Length: lent,
+		Maximum: now + time.Hour, Data: []byte(n.Record), Checkpointed: true,
 	}
 	if strings.HasPrefix(state, "other") {
-		r.owner, r.token, r.data = theirs, later+1, []byte(n.Record+"x")
+		r.Owner, r.Token, r.Data = theirs, later+1, []byte(n.Record+"x")
 	}
 	switch state {
 	case "mine", "other":
 	case "mine stepped", "other stepped":
-		r.end, r.maximum = r.end+time.Hour, r.maximum+time.Hour
+		r.End, r.Maximum = r.End+time.Hour, r.Maximum+time.Hour
 	case "mine lapsed", "other lapsed":
-		r.end = now - time.Second
+		r.End = now - time.Second
 	case "mine cleared", "other cleared":
-		r.state = stateReleased
+		r.State = protocol.StateReleased
 	case "as the record's": // the other one of the record holds it
-		r.owner, r.token = theirs, later
+		r.Owner, r.Token = theirs, later
 	case "as the record's, stepped":
-		r.owner, r.token = theirs, later
-		r.end, r.maximum = r.end+time.Hour, r.maximum+time.Hour
+		r.Owner, r.Token = theirs, later
+		r.End, r.Maximum = r.End+time.Hour, r.Maximum+time.Hour
 	default:
-		return record{}, false
+		return protocol.Record{}, false
 	}
 	return r, true
 }
@@ -104,13 +108,13 @@ type setting struct {
 	now   time.Duration
 }
 
-func (s *setting) put(name string, r record, exists bool) {
+func (s *setting) put(name string, r protocol.Record, exists bool) {
 	s.t.Helper()
 	if !exists {
 		s.rdb.Del(s.t.Context(), name)
 		return
 	}
-	if err := s.rdb.Set(s.t.Context(), name, r.encode(), time.Hour).Err(); err != nil {
+	if err := s.rdb.Set(s.t.Context(), name, r.Encode(), time.Hour).Err(); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -124,13 +128,13 @@ func (s *setting) get(name string) string {
 	return v
 }
 
-func (s *setting) send(k *call) *reply {
+func (s *setting) send(k *call) *protocol.Reply {
 	s.t.Helper()
 	s.c.run(s.t.Context(), k)
-	if k.err != nil {
-		s.t.Fatalf("%s: %v", k.script.Verb, k.err)
+	if k.Err != nil {
+		s.t.Fatalf("%s: %v", k.Script.Verb, k.Err)
 	}
-	return &k.reply
+	return &k.Reply
 }
 
 func setUp(t *testing.T, rdb redis.UniversalClient, resource string) *setting {
@@ -158,52 +162,55 @@ var verbs = map[string]func(s *setting) *call{
 	},
 	"renew": func(s *setting) *call { return s.lease().renewCall(true) },
 	"checkpoint": func(s *setting) *call {
-		return s.lease().call(scripts.Checkpoint, s.lease().head, "0000000004", "further")
+		return s.held(protocol.Checkpoint(s.names, granted, 4, []byte("further")))
 	},
 	"checkpoint again": func(s *setting) *call {
-		return s.lease().call(scripts.Checkpoint, s.lease().head, "0000000003", "so far")
+		return s.held(protocol.Checkpoint(s.names, granted, 3, []byte("so far")))
 	},
 	"checkpoint too late": func(s *setting) *call {
-		return s.lease().call(scripts.Checkpoint, s.lease().head, "0000000003", "further")
+		return s.held(protocol.Checkpoint(s.names, granted, 3, []byte("further")))
 	},
-	"complete":               func(s *setting) *call { return s.complete("c", s.now+30*time.Second) },
-	"complete after the end": func(s *setting) *call { return s.complete("c", s.now-time.Second) },
-	"fail":                   func(s *setting) *call { return s.complete("f", s.now+30*time.Second) },
-	"release":                func(s *setting) *call { return s.lease().call(scripts.Release, s.lease().head, millis(kept)) },
+	"complete":               func(s *setting) *call { return s.complete('c', s.now+30*time.Second) },
+	"complete after the end": func(s *setting) *call { return s.complete('c', s.now-time.Second) },
+	"fail":                   func(s *setting) *call { return s.complete('f', s.now+30*time.Second) },
+	"release":                func(s *setting) *call { return s.held(protocol.Release(s.names, granted, kept)) },
 	"give back": func(s *setting) *call {
-		return &call{script: scripts.GiveBack, key: s.key, keys: s.names.Keys(), args: []any{mine, millis(kept), millis(buried)}}
+		return s.held(protocol.GiveBack(s.names, mine, kept, buried, false))
 	},
 	"give back uncounted": func(s *setting) *call {
-		return &call{script: scripts.GiveBack, key: s.key, keys: s.names.Keys(), args: []any{mine, millis(kept), millis(buried), "1"}}
+		return s.held(protocol.GiveBack(s.names, mine, kept, buried, true))
 	},
 	"expire": func(s *setting) *call {
-		return &call{script: scripts.Expire, key: s.key, keys: s.names.Keys(), args: []any{fmt.Sprintf("%016d", minted), mine, millis(buried), millis(kept)}}
+		return s.held(protocol.Expire(s.names, &protocol.Record{Owner: mine, Token: minted}, mine, buried, kept))
 	},
-	"resolve to rerun":  func(s *setting) *call { return s.resolve("r", "") },
-	"resolve to result": func(s *setting) *call { return s.resolve("c", "result") },
+	"resolve to rerun":  func(s *setting) *call { return s.resolve('r', "") },
+	"resolve to result": func(s *setting) *call { return s.resolve('c', "result") },
 	"mark": func(s *setting) *call {
-		return &call{script: scripts.Mark, key: s.key, keys: []string{s.names.Record}, args: []any{"2"}}
+		return s.held(protocol.Mark(s.names.Record, '2'))
 	},
 	"fence": func(s *setting) *call {
-		return &call{script: scripts.FenceDo, key: s.key, fenced: true, keys: []string{s.names.Guard(), "v{" + s.names.Tag + "}"}, args: []any{head(Grant{minted, mine}), "set", "written"}}
+		return s.held(protocol.Fenced(scripts.FenceDo, granted, []string{s.names.Guard(), "v{" + s.names.Tag + "}"}, []any{"set", "written"}))
 	},
 	"inspect": func(s *setting) *call {
-		return &call{script: scripts.Inspect, key: s.key, keys: []string{s.names.Record}, args: []any{"1"}}
+		return s.held(protocol.Inspect(s.names, true))
 	},
 }
 
 func (s *setting) lease() *Lease {
 	g := Grant{minted, mine}
-	return &Lease{c: s.c, key: s.key, names: s.names, grant: g, head: head(g), attempt: 2, lease: 50 * time.Second, grace: 10 * time.Second}
+	return &Lease{c: s.c, key: s.key, names: s.names, grant: g, head: g.head(), attempt: 2, lease: 50 * time.Second, grace: 10 * time.Second}
 }
 
-func (s *setting) complete(outcome string, end time.Duration) *call {
-	l := s.lease()
-	return l.call(scripts.Complete, l.head, outcome, millis(kept), "result", "00000002"+printOf([]byte("fp")), millis(end))
+func (s *setting) held(q protocol.Request) *call { return newCall(s.key, mine, q) }
+
+func (s *setting) complete(outcome byte, end time.Duration) *call {
+	return s.held(protocol.Complete(s.names, granted, protocol.CompleteArgs{
+		State: outcome, Result: []byte("result"), Retention: kept, Attempt: 2, Fingerprint: []byte("fp"), End: end,
+	}))
 }
 
-func (s *setting) resolve(to, payload string) *call {
-	return &call{script: scripts.Resolve, key: s.key, keys: s.names.Keys(), args: []any{fmt.Sprintf("%016d", minted), to, payload, millis(kept)}}
+func (s *setting) resolve(to byte, payload string) *call {
+	return s.held(protocol.Resolve(s.names, &protocol.Record{Owner: mine, Token: minted}, to, []byte(payload), kept))
 }
 
 // What a verb leaves, in few words. "same" is byte for byte.
@@ -217,7 +224,7 @@ func (s *setting) resolve(to, payload string) *call {
 //	settled r/c  as resolve leaves it: token raised
 //	marked       the same with the mark
 type expectation struct {
-	reply  code
+	reply  protocol.Code
 	record string
 	fence  string // with a resource and its fence as in the row
 }
@@ -228,127 +235,127 @@ const gone = ""
 // withResource.
 var table = map[string]map[string]expectation{
 	"claim": {
-		"absent": {codeOK, "grant 1", "held"}, "mine live": {codeOK, "same", "same"}, "mine lapsed": {codeOver, "same", "same"},
-		"mine stepped": {codeOK, "cut", "cut"}, "other stepped": {codeInProgress, "cut", "cut"},
-		"mine completed": {codeFinished, "same", "same"}, "mine failed": {codeFinished, "same", "same"}, "mine released": {codeOver, "same", "same"},
-		"other live": {codeInProgress, "same", "same"}, "other lapsed": {codeOK, "grant 3", "held"}, "other released": {codeOK, "grant 3", "held"},
-		"other completed": {codeFinished, "same", "same"}, "other failed": {codeFinished, "same", "same"}, "other tombstone": {codeOK, "grant 1", "held"},
-		"mine tombstone": {codeOver, "same", "same"},
+		"absent": {protocol.OK, "grant 1", "held"}, "mine live": {protocol.OK, "same", "same"}, "mine lapsed": {protocol.Over, "same", "same"},
+		"mine stepped": {protocol.OK, "cut", "cut"}, "other stepped": {protocol.InProgress, "cut", "cut"},
+		"mine completed": {protocol.Finished, "same", "same"}, "mine failed": {protocol.Finished, "same", "same"}, "mine released": {protocol.Over, "same", "same"},
+		"other live": {protocol.InProgress, "same", "same"}, "other lapsed": {protocol.OK, "grant 3", "held"}, "other released": {protocol.OK, "grant 3", "held"},
+		"other completed": {protocol.Finished, "same", "same"}, "other failed": {protocol.Finished, "same", "same"}, "other tombstone": {protocol.OK, "grant 1", "held"},
+		"mine tombstone": {protocol.Over, "same", "same"},
 	},
 	"claim with another fingerprint": {
-		"absent": {codeOK, "grant 1", "held"}, "mine live": {codeMismatch, "same", "same"}, "mine lapsed": {codeMismatch, "same", "same"},
-		"other live": {codeMismatch, "same", "same"}, "other lapsed": {codeMismatch, "same", "same"}, "other released": {codeMismatch, "same", "same"},
-		"other completed": {codeMismatch, "same", "same"}, "other failed": {codeMismatch, "same", "same"}, "other tombstone": {codeOK, "grant 1", "held"},
+		"absent": {protocol.OK, "grant 1", "held"}, "mine live": {protocol.Mismatch, "same", "same"}, "mine lapsed": {protocol.Mismatch, "same", "same"},
+		"other live": {protocol.Mismatch, "same", "same"}, "other lapsed": {protocol.Mismatch, "same", "same"}, "other released": {protocol.Mismatch, "same", "same"},
+		"other completed": {protocol.Mismatch, "same", "same"}, "other failed": {protocol.Mismatch, "same", "same"}, "other tombstone": {protocol.OK, "grant 1", "held"},
 	},
 	"claim in quarantine": {
-		"absent": {codeOK, "grant 1", "held"}, "other live": {codeInProgress, "same", "same"}, "other lapsed": {codeUncertain, "same", "same"},
-		"mine lapsed": {codeOver, "same", "same"}, "other released": {codeOK, "grant 3", "held"}, "other completed": {codeFinished, "same", "same"},
+		"absent": {protocol.OK, "grant 1", "held"}, "other live": {protocol.InProgress, "same", "same"}, "other lapsed": {protocol.Uncertain, "same", "same"},
+		"mine lapsed": {protocol.Over, "same", "same"}, "other released": {protocol.OK, "grant 3", "held"}, "other completed": {protocol.Finished, "same", "same"},
 	},
 	"renew": {
-		"absent": {codeLost, gone, "same"}, "mine live": {codeOK, "renewed", "renewed"}, "mine stepped": {codeOK, "renewed", "renewed"},
-		"mine lapsed": {codeLost, "same", "same"}, "mine completed": {codeStale, "same", "same"}, "mine failed": {codeStale, "same", "same"},
-		"mine released": {codeStale, "same", "same"}, "other live": {codeStale, "same", "same"}, "other lapsed": {codeStale, "same", "same"},
-		"other released": {codeStale, "same", "same"}, "other completed": {codeStale, "same", "same"}, "other tombstone": {codeStale, "same", "same"},
+		"absent": {protocol.Lost, gone, "same"}, "mine live": {protocol.OK, "renewed", "renewed"}, "mine stepped": {protocol.OK, "renewed", "renewed"},
+		"mine lapsed": {protocol.Lost, "same", "same"}, "mine completed": {protocol.Stale, "same", "same"}, "mine failed": {protocol.Stale, "same", "same"},
+		"mine released": {protocol.Stale, "same", "same"}, "other live": {protocol.Stale, "same", "same"}, "other lapsed": {protocol.Stale, "same", "same"},
+		"other released": {protocol.Stale, "same", "same"}, "other completed": {protocol.Stale, "same", "same"}, "other tombstone": {protocol.Stale, "same", "same"},
 	},
 	"checkpoint": {
-		"absent": {codeLost, gone, "same"}, "mine live": {codeOK, "saved", "same"}, "mine lapsed": {codeOK, "saved", "same"},
-		"mine completed": {codeStale, "same", "same"}, "mine released": {codeStale, "same", "same"}, "other live": {codeStale, "same", "same"},
-		"other lapsed": {codeStale, "same", "same"}, "other tombstone": {codeStale, "same", "same"}, "other completed": {codeStale, "same", "same"},
+		"absent": {protocol.Lost, gone, "same"}, "mine live": {protocol.OK, "saved", "same"}, "mine lapsed": {protocol.OK, "saved", "same"},
+		"mine completed": {protocol.Stale, "same", "same"}, "mine released": {protocol.Stale, "same", "same"}, "other live": {protocol.Stale, "same", "same"},
+		"other lapsed": {protocol.Stale, "same", "same"}, "other tombstone": {protocol.Stale, "same", "same"}, "other completed": {protocol.Stale, "same", "same"},
 	},
-	"checkpoint again":    {"mine live": {codeOK, "same", "same"}, "mine lapsed": {codeOK, "same", "same"}},
-	"checkpoint too late": {"mine live": {codeStale, "same", "same"}, "mine lapsed": {codeStale, "same", "same"}},
+	"checkpoint again":    {"mine live": {protocol.OK, "same", "same"}, "mine lapsed": {protocol.OK, "same", "same"}},
+	"checkpoint too late": {"mine live": {protocol.Stale, "same", "same"}, "mine lapsed": {protocol.Stale, "same", "same"}},
 	"complete": {
-		"absent": {codeRestored, "done c", "cleared"}, "mine bare": {codeOK, "done c", "cleared"}, "mine live": {codeOK, "done c", "cleared"}, "mine lapsed": {codeOK, "done c", "cleared"},
-		"mine completed": {codeOK, "same", "same"}, "mine completed otherwise": {codeFinished, "same", "same"}, "mine failed": {codeFinished, "same", "same"},
-		"mine released": {codeStale, "same", "same"}, "other live": {codeStale, "same", "same"}, "other lapsed": {codeStale, "same", "same"},
-		"other released": {codeStale, "same", "same"}, "other completed": {codeStale, "same", "same"}, "other tombstone": {codeStale, "same", "same"},
+		"absent": {protocol.Restored, "done c", "cleared"}, "mine bare": {protocol.OK, "done c", "cleared"}, "mine live": {protocol.OK, "done c", "cleared"}, "mine lapsed": {protocol.OK, "done c", "cleared"},
+		"mine completed": {protocol.OK, "same", "same"}, "mine completed otherwise": {protocol.Finished, "same", "same"}, "mine failed": {protocol.Finished, "same", "same"},
+		"mine released": {protocol.Stale, "same", "same"}, "other live": {protocol.Stale, "same", "same"}, "other lapsed": {protocol.Stale, "same", "same"},
+		"other released": {protocol.Stale, "same", "same"}, "other completed": {protocol.Stale, "same", "same"}, "other tombstone": {protocol.Stale, "same", "same"},
 	},
-	"complete after the end": {"absent": {codeLost, gone, "same"}, "mine lapsed": {codeOK, "done c", "cleared"}},
+	"complete after the end": {"absent": {protocol.Lost, gone, "same"}, "mine lapsed": {protocol.OK, "done c", "cleared"}},
 	"fail": {
-		"absent": {codeRestored, "done f", "cleared"}, "mine bare": {codeOK, "done f", "cleared"}, "mine live": {codeOK, "done f", "cleared"}, "mine lapsed": {codeOK, "done f", "cleared"},
-		"mine failed": {codeOK, "same", "same"}, "mine completed": {codeFinished, "same", "same"}, "mine released": {codeStale, "same", "same"},
-		"other live": {codeStale, "same", "same"}, "other completed": {codeStale, "same", "same"},
+		"absent": {protocol.Restored, "done f", "cleared"}, "mine bare": {protocol.OK, "done f", "cleared"}, "mine live": {protocol.OK, "done f", "cleared"}, "mine lapsed": {protocol.OK, "done f", "cleared"},
+		"mine failed": {protocol.OK, "same", "same"}, "mine completed": {protocol.Finished, "same", "same"}, "mine released": {protocol.Stale, "same", "same"},
+		"other live": {protocol.Stale, "same", "same"}, "other completed": {protocol.Stale, "same", "same"},
 	},
 	"release": {
-		"absent": {codeOK, gone, "same"}, "mine live": {codeOK, "released", "cleared"}, "mine lapsed": {codeOK, "released", "cleared"},
-		"mine completed": {codeOK, "same", "same"}, "mine failed": {codeOK, "same", "same"}, "mine released": {codeOK, "same", "same"},
-		"other live": {codeOK, "same", "same"}, "other lapsed": {codeOK, "same", "same"}, "other completed": {codeOK, "same", "same"},
-		"other released": {codeOK, "same", "same"}, "other tombstone": {codeOK, "same", "same"},
+		"absent": {protocol.OK, gone, "same"}, "mine live": {protocol.OK, "released", "cleared"}, "mine lapsed": {protocol.OK, "released", "cleared"},
+		"mine completed": {protocol.OK, "same", "same"}, "mine failed": {protocol.OK, "same", "same"}, "mine released": {protocol.OK, "same", "same"},
+		"other live": {protocol.OK, "same", "same"}, "other lapsed": {protocol.OK, "same", "same"}, "other completed": {protocol.OK, "same", "same"},
+		"other released": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
 	"give back": {
-		"absent": {codeOK, "tombstone", "cleared"}, "mine live": {codeOK, "released", "cleared"}, "mine lapsed": {codeOK, "released", "cleared"},
-		"mine completed": {codeOK, "same", "same"}, "mine failed": {codeOK, "same", "same"}, "mine released": {codeOK, "same", "same"},
-		"mine tombstone": {codeOK, "same", "same"}, "other live": {codeOK, "same", "same"}, "other lapsed": {codeOK, "same", "same"},
-		"other released": {codeOK, "same", "same"}, "other completed": {codeOK, "same", "same"}, "other tombstone": {codeOK, "same", "same"},
+		"absent": {protocol.OK, "tombstone", "cleared"}, "mine live": {protocol.OK, "released", "cleared"}, "mine lapsed": {protocol.OK, "released", "cleared"},
+		"mine completed": {protocol.OK, "same", "same"}, "mine failed": {protocol.OK, "same", "same"}, "mine released": {protocol.OK, "same", "same"},
+		"mine tombstone": {protocol.OK, "same", "same"}, "other live": {protocol.OK, "same", "same"}, "other lapsed": {protocol.OK, "same", "same"},
+		"other released": {protocol.OK, "same", "same"}, "other completed": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
-	"give back uncounted": {"mine live": {codeOK, "uncounted", "cleared"}, "absent": {codeOK, "tombstone", "cleared"}},
+	"give back uncounted": {"mine live": {protocol.OK, "uncounted", "cleared"}, "absent": {protocol.OK, "tombstone", "cleared"}},
 	"expire": {
-		"absent": {codeOK, "tombstone", "cleared"}, "mine live": {codeOK, "tombstone", "cleared"}, "mine lapsed": {codeOK, "tombstone", "cleared"},
-		"mine completed": {codeOK, "tombstone", "cleared"}, "mine failed": {codeOK, "tombstone", "cleared"}, "mine released": {codeOK, "tombstone", "cleared"},
-		"other live": {codeOK, "same", "same"}, "other lapsed": {codeOK, "same", "same"}, "other completed": {codeOK, "same", "same"},
-		"other released": {codeOK, "same", "same"}, "other tombstone": {codeOK, "same", "same"},
+		"absent": {protocol.OK, "tombstone", "cleared"}, "mine live": {protocol.OK, "tombstone", "cleared"}, "mine lapsed": {protocol.OK, "tombstone", "cleared"},
+		"mine completed": {protocol.OK, "tombstone", "cleared"}, "mine failed": {protocol.OK, "tombstone", "cleared"}, "mine released": {protocol.OK, "tombstone", "cleared"},
+		"other live": {protocol.OK, "same", "same"}, "other lapsed": {protocol.OK, "same", "same"}, "other completed": {protocol.OK, "same", "same"},
+		"other released": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
 	"resolve to rerun": {
-		"absent": {codeAbsent, gone, "same"}, "mine live": {codeInProgress, "same", "same"}, "mine lapsed": {codeOK, "settled r", "cleared"},
-		"mine completed": {codeFinished, "same", "same"}, "mine failed": {codeFinished, "same", "same"}, "mine released": {codeOK, "same", "same"},
-		"other live": {codeInProgress, "same", "same"}, "other lapsed": {codeMovedOn, "same", "same"}, "other released": {codeOK, "same", "same"},
-		"other completed": {codeFinished, "same", "same"}, "other tombstone": {codeOK, "same", "same"},
+		"absent": {protocol.Absent, gone, "same"}, "mine live": {protocol.InProgress, "same", "same"}, "mine lapsed": {protocol.OK, "settled r", "cleared"},
+		"mine completed": {protocol.Finished, "same", "same"}, "mine failed": {protocol.Finished, "same", "same"}, "mine released": {protocol.OK, "same", "same"},
+		"other live": {protocol.InProgress, "same", "same"}, "other lapsed": {protocol.MovedOn, "same", "same"}, "other released": {protocol.OK, "same", "same"},
+		"other completed": {protocol.Finished, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
 	"resolve to result": {
-		"absent": {codeAbsent, gone, "same"}, "mine live": {codeInProgress, "same", "same"}, "mine lapsed": {codeOK, "settled c", "cleared"},
-		"mine completed": {codeOK, "same", "same"}, "mine completed otherwise": {codeFinished, "same", "same"}, "mine failed": {codeFinished, "same", "same"},
-		"mine released": {codeAbsent, "same", "same"}, "other live": {codeInProgress, "same", "same"}, "other lapsed": {codeMovedOn, "same", "same"},
-		"other released": {codeAbsent, "same", "same"}, "other completed": {codeOK, "same", "same"}, "other tombstone": {codeAbsent, "same", "same"},
+		"absent": {protocol.Absent, gone, "same"}, "mine live": {protocol.InProgress, "same", "same"}, "mine lapsed": {protocol.OK, "settled c", "cleared"},
+		"mine completed": {protocol.OK, "same", "same"}, "mine completed otherwise": {protocol.Finished, "same", "same"}, "mine failed": {protocol.Finished, "same", "same"},
+		"mine released": {protocol.Absent, "same", "same"}, "other live": {protocol.InProgress, "same", "same"}, "other lapsed": {protocol.MovedOn, "same", "same"},
+		"other released": {protocol.Absent, "same", "same"}, "other completed": {protocol.OK, "same", "same"}, "other tombstone": {protocol.Absent, "same", "same"},
 	},
 	"mark": {
-		"absent": {codeMovedOn, gone, "same"}, "mine live": {codeInProgress, "marked", "same"}, "mine lapsed": {codeMovedOn, "same", "same"},
-		"mine completed": {codeMovedOn, "same", "same"}, "mine released": {codeMovedOn, "same", "same"}, "other live": {codeInProgress, "marked", "same"},
-		"other lapsed": {codeMovedOn, "same", "same"}, "other tombstone": {codeMovedOn, "same", "same"},
+		"absent": {protocol.MovedOn, gone, "same"}, "mine live": {protocol.InProgress, "marked", "same"}, "mine lapsed": {protocol.MovedOn, "same", "same"},
+		"mine completed": {protocol.MovedOn, "same", "same"}, "mine released": {protocol.MovedOn, "same", "same"}, "other live": {protocol.InProgress, "marked", "same"},
+		"other lapsed": {protocol.MovedOn, "same", "same"}, "other tombstone": {protocol.MovedOn, "same", "same"},
 	},
 	"fence": {
-		"absent": {codeStale, gone, ""}, "mine live": {codeOK, "same", ""}, "mine lapsed": {codeOK, "same", ""}, "mine completed": {codeStale, "same", ""},
-		"mine failed": {codeStale, "same", ""}, "mine released": {codeStale, "same", ""}, "other live": {codeStale, "same", ""},
-		"other lapsed": {codeStale, "same", ""}, "other completed": {codeStale, "same", ""}, "other tombstone": {codeStale, "same", ""},
+		"absent": {protocol.Stale, gone, ""}, "mine live": {protocol.OK, "same", ""}, "mine lapsed": {protocol.OK, "same", ""}, "mine completed": {protocol.Stale, "same", ""},
+		"mine failed": {protocol.Stale, "same", ""}, "mine released": {protocol.Stale, "same", ""}, "other live": {protocol.Stale, "same", ""},
+		"other lapsed": {protocol.Stale, "same", ""}, "other completed": {protocol.Stale, "same", ""}, "other tombstone": {protocol.Stale, "same", ""},
 	},
 	"inspect": {
-		"absent": {codeAbsent, gone, "same"}, "mine live": {codeOK, "same", "same"}, "mine lapsed": {codeOK, "same", "same"},
-		"mine completed": {codeOK, "same", "same"}, "mine released": {codeOK, "same", "same"}, "other tombstone": {codeOK, "same", "same"},
+		"absent": {protocol.Absent, gone, "same"}, "mine live": {protocol.OK, "same", "same"}, "mine lapsed": {protocol.OK, "same", "same"},
+		"mine completed": {protocol.OK, "same", "same"}, "mine released": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
 }
 
 // withResource has what a fence changes: "record state / fence state" of each verb. "mine" holder verbs need the fence's pair too.
 var withResource = map[string]map[string]expectation{
 	"claim": {
-		"absent / other stepped": {codeBlocked, gone, "cut"},
-		"absent / other":         {codeBlocked, gone, "same"}, "absent / other lapsed": {codeOK, "grant 1", "held"}, "absent / other cleared": {codeOK, "grant 1", "held"},
-		"absent / gone": {codeOK, "grant 1", "held"}, "absent / mine": {codeOK, "grant 1", "held"},
-		"other lapsed / other": {codeBlocked, "same", "same"}, "other released / other": {codeBlocked, "same", "same"},
-		"other completed / other": {codeFinished, "same", "same"}, "other live / other": {codeInProgress, "same", "same"},
-		"mine live / gone": {codeOver, "same", "gone"}, "mine live / other": {codeOver, "same", "same"}, "mine live / mine cleared": {codeOver, "same", "same"},
-		"other tombstone / other": {codeBlocked, "same", "same"}, "other lapsed / gone": {codeOK, "grant 3", "held"},
+		"absent / other stepped": {protocol.Blocked, gone, "cut"},
+		"absent / other":         {protocol.Blocked, gone, "same"}, "absent / other lapsed": {protocol.OK, "grant 1", "held"}, "absent / other cleared": {protocol.OK, "grant 1", "held"},
+		"absent / gone": {protocol.OK, "grant 1", "held"}, "absent / mine": {protocol.OK, "grant 1", "held"},
+		"other lapsed / other": {protocol.Blocked, "same", "same"}, "other released / other": {protocol.Blocked, "same", "same"},
+		"other completed / other": {protocol.Finished, "same", "same"}, "other live / other": {protocol.InProgress, "same", "same"},
+		"mine live / gone": {protocol.Over, "same", "gone"}, "mine live / other": {protocol.Over, "same", "same"}, "mine live / mine cleared": {protocol.Over, "same", "same"},
+		"other tombstone / other": {protocol.Blocked, "same", "same"}, "other lapsed / gone": {protocol.OK, "grant 3", "held"},
 	},
 	"renew": {
-		"mine live / gone": {codeLost, "same", "gone"}, "mine live / other": {codeStale, "same", "same"}, "mine live / mine cleared": {codeStale, "same", "same"},
-		"mine live / other lapsed": {codeStale, "same", "same"},
+		"mine live / gone": {protocol.Lost, "same", "gone"}, "mine live / other": {protocol.Stale, "same", "same"}, "mine live / mine cleared": {protocol.Stale, "same", "same"},
+		"mine live / other lapsed": {protocol.Stale, "same", "same"},
 	},
-	"checkpoint": {"mine live / gone": {codeLost, "same", "gone"}, "mine live / other": {codeStale, "same", "same"}},
+	"checkpoint": {"mine live / gone": {protocol.Lost, "same", "gone"}, "mine live / other": {protocol.Stale, "same", "same"}},
 	"complete": {
-		"absent / other": {codeStale, gone, "same"}, "absent / mine cleared": {codeStale, gone, "same"}, "absent / gone": {codeLost, gone, "gone"},
-		"mine live / gone":  {codeLost, "same", "gone"},
-		"mine live / other": {codeStale, "same", "same"}, "mine lapsed / other lapsed": {codeStale, "same", "same"}, "mine completed / other": {codeOK, "same", "same"},
+		"absent / other": {protocol.Stale, gone, "same"}, "absent / mine cleared": {protocol.Stale, gone, "same"}, "absent / gone": {protocol.Lost, gone, "gone"},
+		"mine live / gone":  {protocol.Lost, "same", "gone"},
+		"mine live / other": {protocol.Stale, "same", "same"}, "mine lapsed / other lapsed": {protocol.Stale, "same", "same"}, "mine completed / other": {protocol.OK, "same", "same"},
 	},
-	"fail":      {"absent / gone": {codeLost, gone, "gone"}, "mine live / other": {codeStale, "same", "same"}},
-	"release":   {"mine live / gone": {codeOK, "same", "gone"}, "mine live / other": {codeOK, "same", "same"}},
-	"give back": {"mine live / gone": {codeOK, "same", "gone"}, "mine live / other": {codeOK, "same", "same"}, "absent / other": {codeOK, "tombstone", "same"}, "absent / gone": {codeOK, "tombstone", "gone"}},
+	"fail":      {"absent / gone": {protocol.Lost, gone, "gone"}, "mine live / other": {protocol.Stale, "same", "same"}},
+	"release":   {"mine live / gone": {protocol.OK, "same", "gone"}, "mine live / other": {protocol.OK, "same", "same"}},
+	"give back": {"mine live / gone": {protocol.OK, "same", "gone"}, "mine live / other": {protocol.OK, "same", "same"}, "absent / other": {protocol.OK, "tombstone", "same"}, "absent / gone": {protocol.OK, "tombstone", "gone"}},
 	"expire": {
-		"mine live / other": {codeOK, "tombstone", "same"}, "mine live / gone": {codeOK, "tombstone", "gone"},
-		"mine live / mine cleared": {codeOK, "tombstone", "same"}, "absent / other": {codeOK, "tombstone", "same"},
+		"mine live / other": {protocol.OK, "tombstone", "same"}, "mine live / gone": {protocol.OK, "tombstone", "gone"},
+		"mine live / mine cleared": {protocol.OK, "tombstone", "same"}, "absent / other": {protocol.OK, "tombstone", "same"},
 	},
-	"resolve to result": {"mine lapsed / other": {codeOK, "settled c", "same"}, "mine lapsed / gone": {codeOK, "settled c", "gone"}},
-	"resolve to rerun":  {"mine lapsed / other": {codeOK, "settled r", "same"}},
+	"resolve to result": {"mine lapsed / other": {protocol.OK, "settled c", "same"}, "mine lapsed / gone": {protocol.OK, "settled c", "gone"}},
+	"resolve to rerun":  {"mine lapsed / other": {protocol.OK, "settled r", "same"}},
 	"fence": {
-		"mine live / gone": {codeStale, "same", "gone"}, "mine live / other": {codeStale, "same", "same"}, "mine live / mine cleared": {codeStale, "same", "same"},
-		"absent / mine": {codeOK, gone, "same"}, "mine live / mine lapsed": {codeOK, "same", "same"},
+		"mine live / gone": {protocol.Stale, "same", "gone"}, "mine live / other": {protocol.Stale, "same", "same"}, "mine live / mine cleared": {protocol.Stale, "same", "same"},
+		"absent / mine": {protocol.OK, gone, "same"}, "mine live / mine lapsed": {protocol.OK, "same", "same"},
 	},
 }
 
@@ -410,7 +417,7 @@ func (s *setting) judge(verb, state, fence string, want expectation) {
 	t.Helper()
 	before, exists := stand(state, s.now)
 	s.put(s.names.Record, before, exists)
-	var fenceBefore record
+	var fenceBefore protocol.Record
 	if s.names.Fence != "" {
 		var there bool
 		fenceBefore, there = standFence(fence, s.now, s.names)
@@ -422,12 +429,12 @@ func (s *setting) judge(verb, state, fence string, want expectation) {
 	}
 
 	k := verbs[verb](s)
-	if got := s.send(k).code; got != want.reply {
+	if got := s.send(k).Code; got != want.reply {
 		t.Fatalf("replied %d, want %d", got, want.reply)
 	}
-	s.left("record", s.names.Record, recordWas, before, want.record, max(before.token, fenceBefore.token))
+	s.left("record", s.names.Record, recordWas, before, want.record, max(before.Token, fenceBefore.Token))
 	if s.names.Fence != "" && want.fence != "" {
-		s.left("fence", s.names.Fence, fenceWas, fenceBefore, want.fence, max(before.token, fenceBefore.token))
+		s.left("fence", s.names.Fence, fenceWas, fenceBefore, want.fence, max(before.Token, fenceBefore.Token))
 	}
 	recordIs := s.get(s.names.Record)
 	again := verbs[verb](s)
@@ -438,7 +445,7 @@ func (s *setting) judge(verb, state, fence string, want expectation) {
 }
 
 // left checks one Redis key after a verb.
-func (s *setting) left(what, name, was string, before record, want string, highest Token) {
+func (s *setting) left(what, name, was string, before protocol.Record, want string, highest int64) {
 	t := s.t
 	t.Helper()
 	is := s.get(name)
@@ -446,7 +453,7 @@ func (s *setting) left(what, name, was string, before record, want string, highe
 		t.Helper()
 		t.Errorf("%s: want %q: %s\nwas %q\nis  %q", what, want, fmt.Sprintf(format, args...), was, is)
 	}
-	if want == "cleared" && before.state == stateReleased {
+	if want == "cleared" && before.State == protocol.StateReleased {
 		want = "same" // it was before
 	}
 	if want == "same" || want == gone || want == "gone" {
@@ -457,7 +464,7 @@ func (s *setting) left(what, name, was string, before record, want string, highe
 		}
 		return
 	}
-	after, err := decodeRecord(is, true)
+	after, err := protocol.DecodeRecord(is, true)
 	if err != nil {
 		fail("%v", err)
 		return
@@ -466,83 +473,83 @@ func (s *setting) left(what, name, was string, before record, want string, highe
 	least := kept
 	near := func(got, want time.Duration) bool { return got > want-2*time.Second && got < want+2*time.Second }
 	expect := before // what must be there, field by field
-	expect.mark = after.mark
-	if expect.mark == 0 {
-		expect.mark = '0'
+	expect.Mark = after.Mark
+	if expect.Mark == 0 {
+		expect.Mark = '0'
 	}
 	wantMark := byte('0')
 	verb, arg, _ := strings.Cut(want, " ")
 	switch verb {
 	case "grant", "held":
-		if after.token <= highest || after.token < Token(s.now.Microseconds()) {
+		if after.Token <= highest || after.Token < s.now.Microseconds() {
 			fail("the token is not above %d and the clock", highest)
 		}
-		if !near(after.end-s.now, lent) || after.length != lent || !near(after.maximum-s.now, time.Hour) {
+		if !near(after.End-s.now, lent) || after.Length != lent || !near(after.Maximum-s.now, time.Hour) {
 			fail("the lease is not a whole one")
 		}
-		expect.state, expect.owner, expect.bound = stateInProgress, mine, true
-		expect.token, expect.end, expect.length, expect.maximum = after.token, after.end, after.length, after.maximum
+		expect.State, expect.Owner, expect.Bound = protocol.StateInProgress, mine, true
+		expect.Token, expect.End, expect.Length, expect.Maximum = after.Token, after.End, after.Length, after.Maximum
 		if verb == "held" {
-			expect.attempt, expect.fingerprint, expect.data, expect.checkpointed = 0, nil, []byte(s.names.Record), true
+			expect.Attempt, expect.Fingerprint, expect.Data, expect.Checkpointed = 0, nil, []byte(s.names.Record), true
 		} else {
-			fmt.Sscan(arg, &expect.attempt)
-			expect.fingerprint = after.fingerprint
+			fmt.Sscan(arg, &expect.Attempt)
+			expect.Fingerprint = after.Fingerprint
 		}
 		least += lent
 	case "cut":
-		if !near(after.end-s.now, lent) || after.end-s.now > lent+time.Second {
-			fail("the end is %v away, the lease has %v", after.end-s.now, lent)
+		if !near(after.End-s.now, lent) || after.End-s.now > lent+time.Second {
+			fail("the end is %v away, the lease has %v", after.End-s.now, lent)
 		}
-		expect.end, expect.length, least = after.end, after.length, 0
+		expect.End, expect.Length, least = after.End, after.Length, 0
 	case "renewed":
-		if !near(after.end-s.now, lent) || after.length > lent || after.length <= lent-2*time.Second {
-			fail("the end is %v away, the length %v", after.end-s.now, after.length)
+		if !near(after.End-s.now, lent) || after.Length > lent || after.Length <= lent-2*time.Second {
+			fail("the end is %v away, the length %v", after.End-s.now, after.Length)
 		}
-		expect.end, expect.length = after.end, after.length
+		expect.End, expect.Length = after.End, after.Length
 		least += lent
 	case "saved":
-		expect.data, expect.sequence, least = []byte("further"), 4, 0
+		expect.Data, expect.Sequence, least = []byte("further"), 4, 0
 	case "done":
-		expect = record{state: arg[0], owner: mine, token: minted, mark: '0', attempt: 2, bound: true, fingerprint: []byte("fp"), end: after.end, data: []byte("result")}
-		if !near(after.end, s.now) {
-			fail("finished at %v, it is %v", after.end, s.now)
+		expect = protocol.Record{State: arg[0], Owner: mine, Token: minted, Mark: '0', Attempt: 2, Bound: true, Fingerprint: []byte("fp"), End: after.End, Data: []byte("result")}
+		if !near(after.End, s.now) {
+			fail("finished at %v, it is %v", after.End, s.now)
 		}
 	case "released", "uncounted":
-		expect.state = stateReleased
+		expect.State = protocol.StateReleased
 		if verb == "uncounted" {
-			expect.attempt--
+			expect.Attempt--
 		}
 	case "cleared":
-		expect.state = stateReleased
+		expect.State = protocol.StateReleased
 	case "tombstone":
-		if after.token <= highest {
+		if after.Token <= highest {
 			fail("the token was not raised over %d", highest)
 		}
-		owner := before.owner
+		owner := before.Owner
 		if owner == "" {
 			owner = mine
 		}
-		expect = record{state: stateReleased, owner: owner, token: after.token, mark: '0', end: after.end}
+		expect = protocol.Record{State: protocol.StateReleased, Owner: owner, Token: after.Token, Mark: '0', End: after.End}
 		least = buried
 	case "settled":
-		if after.token <= highest {
+		if after.Token <= highest {
 			fail("the token was not raised over %d", highest)
 		}
-		expect.token, expect.state = after.token, arg[0]
+		expect.Token, expect.State = after.Token, arg[0]
 		if arg == "c" {
-			expect.end, expect.length, expect.maximum = after.end, 0, 0
-			expect.data, expect.sequence, expect.checkpointed = []byte("result"), 0, false
+			expect.End, expect.Length, expect.Maximum = after.End, 0, 0
+			expect.Data, expect.Sequence, expect.Checkpointed = []byte("result"), 0, false
 		}
 	case "marked":
 		wantMark, least = '2', 0
 	default:
 		t.Fatalf("no such expectation: %q", want)
 	}
-	if after.mark != wantMark {
-		fail("the mark is %c, not %c", after.mark, wantMark)
+	if after.Mark != wantMark {
+		fail("the mark is %c, not %c", after.Mark, wantMark)
 	}
-	if expect.encode() != is {
-		fail("it should be\n    %q", expect.encode())
+	if expect.Encode() != is {
+		fail("it should be\n    %q", expect.Encode())
 	}
 	if least == 0 {
 		if !near(ttl, time.Hour) {
@@ -564,7 +571,7 @@ func TestEveryVerbIsInTheTable(t *testing.T) {
 		for _, build := range verbs {
 			c, _ := New(redis.NewClient(&redis.Options{}))
 			n := &setting{t: t, c: c, key: Key{ID: "x"}, names: keyname.Namer{Prefix: "p"}.Names("", "x", "")}
-			found = found || build(n).script == s
+			found = found || build(n).Script == s
 		}
 		if !found {
 			t.Errorf("script %s is in no verb of the table", s.Verb)

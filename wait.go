@@ -7,35 +7,35 @@ import (
 	"fmt"
 
 	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/wakeup"
-	"github.com/onceward/coordinator/scripts"
 )
 
-type view = wakeup.View[record]
+type view = wakeup.View[protocol.Record]
 
-func newWaits(c *Coordinator) *wakeup.Waits[record] {
-	return wakeup.New[record](wakeup.Host{
-		Client: c.rdb, Cluster: c.cluster, Base: c.base, Start: c.start, BackOff: c.backOff, Jitter: c.jitter,
+func newWaits(c *Coordinator) *wakeup.Waits[protocol.Record] {
+	return wakeup.New[protocol.Record](wakeup.Host{
+		Client: c.carrier.Client, Cluster: c.carrier.Cluster, Base: c.base, Start: c.start, BackOff: c.carrier.BackOff, Jitter: c.carrier.Jitter,
 		Note: func(n int) { c.observer.Note(Event{Op: "wait", Outcome: "waiting", Count: n}) },
 	})
 }
 
-func (c *Coordinator) viewOf(r *reply, guard string) view {
-	return view{Guard: guard, Marked: r.rec.mark == c.waits.Kind() || r.rec.mark == '3', Ends: r.remaining()}
+func (c *Coordinator) viewOf(r *protocol.Reply, guard string) view {
+	return view{Guard: guard, Marked: r.Rec.Mark == c.waits.Kind() || r.Rec.Mark == '3', Ends: r.Remaining()}
 }
 
 // mark asks to be woken. Not marked means: look again.
 func (c *Coordinator) mark(ctx context.Context, seen view) view {
-	k := &call{script: scripts.Mark, keys: []string{seen.Guard}, args: []any{string(c.waits.Kind())}}
+	k := newCall(Key{}, "", protocol.Mark(seen.Guard, c.waits.Kind()))
 	c.run(ctx, k)
-	if k.err != nil { // it cannot be marked now, with the memory full for instance: the poll remains
+	if k.Err != nil { // it cannot be marked now, with the memory full for instance: the poll remains
 		seen.Marked = true
 		return seen
 	}
-	if k.reply.code != codeInProgress {
+	if k.Reply.Code != protocol.InProgress {
 		return view{}
 	}
-	seen.Marked, seen.Ends = true, k.reply.remaining()
+	seen.Marked, seen.Ends = true, k.Reply.Remaining()
 	return seen
 }
 
@@ -55,13 +55,13 @@ func (c *Coordinator) claimWaiting(ctx context.Context, q *claim, refusal error)
 		}
 		return view{Done: true}
 	}
-	told := func(found *record) {
-		err = &CompletedError{Key: q.key, Result: found.result()}
-		if !bytes.Equal(found.fingerprint, q.fingerprint) {
+	told := func(found *protocol.Record) {
+		err = &CompletedError{Key: q.key, Result: resultOf(found)}
+		if !bytes.Equal(found.Fingerprint, q.fingerprint) {
 			err = mismatch(q.key)
 		}
 	}
-	if !c.waits.In(waiting, "claim "+q.names.Record, q.seen, wakeup.Waiter[record]{Look: look, Mark: c.mark, Told: told}) {
+	if !c.waits.In(waiting, "claim "+q.names.Record, q.seen, wakeup.Waiter[protocol.Record]{Look: look, Mark: c.mark, Told: told}) {
 		if c.closed() {
 			return nil, ErrClosed
 		}
@@ -99,16 +99,16 @@ func (c *Coordinator) Await(ctx context.Context, key Key, fingerprint []byte) (r
 		result, seen, err = c.result(ctx, key, n, fingerprint)
 		return seen
 	}
-	told := func(found *record) {
-		result, err = found.result(), nil
-		if !bytes.Equal(found.fingerprint, fingerprint) {
+	told := func(found *protocol.Record) {
+		result, err = resultOf(found), nil
+		if !bytes.Equal(found.Fingerprint, fingerprint) {
 			result, err = Result{}, mismatch(key)
 		}
 	}
 	if seen = look(); seen.Done {
 		return result, err
 	}
-	if !c.waits.In(ctx, "await "+n.Record, seen, wakeup.Waiter[record]{Look: look, Mark: c.mark, Told: told}) {
+	if !c.waits.In(ctx, "await "+n.Record, seen, wakeup.Waiter[protocol.Record]{Look: look, Mark: c.mark, Told: told}) {
 		if c.closed() {
 			return Result{}, ErrClosed
 		}
@@ -128,28 +128,28 @@ func (c *Coordinator) checkResult(key Key, fingerprint []byte) error {
 }
 
 func (c *Coordinator) result(ctx context.Context, key Key, n keyname.Names, fingerprint []byte) (Result, view, error) {
-	k := &call{script: scripts.Inspect, key: key, keys: []string{n.Record}, args: []any{"1"}}
+	k := newCall(key, "", protocol.Inspect(n, true))
 	c.run(ctx, k)
-	r := &k.reply
+	r := &k.Reply
 	switch {
-	case k.err != nil:
-		return Result{}, view{Done: true}, k.err
-	case r.code == codeAbsent:
+	case k.Err != nil:
+		return Result{}, view{Done: true}, k.Err
+	case r.Code == protocol.Absent:
 		return Result{}, view{}, fmt.Errorf("%w: %s has no record", ErrNotFound, label(key))
-	case r.code != codeOK:
-		return Result{}, view{Done: true}, unexpected(k)
-	case r.rec.bound && !bytes.Equal(r.rec.fingerprint, fingerprint):
+	case r.Code != protocol.OK:
+		return Result{}, view{Done: true}, k.unexpected()
+	case r.Rec.Bound && !bytes.Equal(r.Rec.Fingerprint, fingerprint):
 		return Result{}, view{Done: true}, mismatch(key)
-	case r.rec.finished():
-		return r.rec.result(), view{Done: true, Finished: &r.rec}, nil
-	case r.rec.state == stateReleased:
+	case r.Rec.Finished():
+		return resultOf(&r.Rec), view{Done: true, Finished: &r.Rec}, nil
+	case r.Rec.State == protocol.StateReleased:
 		return Result{}, view{}, fmt.Errorf("%w: %s was given up without a result", ErrNotFound, label(key))
 	}
 	seen := view{}
-	if r.remaining() > 0 {
+	if r.Remaining() > 0 {
 		seen = c.viewOf(r, n.Record)
 	}
-	return Result{}, seen, &InProgressError{Key: key, RetryAfter: r.remaining(), Attempt: r.rec.attempt}
+	return Result{}, seen, &InProgressError{Key: key, RetryAfter: r.Remaining(), Attempt: r.Rec.Attempt}
 }
 
 func mismatch(key Key) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/wakeup"
 )
 
@@ -36,11 +37,11 @@ func listening(c *Coordinator, name string) bool { return c.waits.Listening(name
 
 func markOf(rdb redis.UniversalClient, name string) byte {
 	s, _ := rdb.Get(context.Background(), name).Result()
-	r, err := decodeRecord(s, true)
+	r, err := protocol.DecodeRecord(s, true)
 	if err != nil {
 		return 0
 	}
-	return r.mark
+	return r.Mark
 }
 
 func TestManyWaitersShareOneResult(t *testing.T) {
@@ -203,9 +204,9 @@ func TestLostWakeUp(t *testing.T) {
 		go func() { _, err := c.Await(t.Context(), key, nil); answer <- err }()
 		eventually(t, 5*time.Second, "the record is marked", func() bool { return markOf(rdb, name) == '1' })
 		s, _ := rdb.Get(t.Context(), name).Result()
-		r, _ := decodeRecord(s, true)
-		r.mark = '0'
-		rdb.Set(t.Context(), name, r.encode(), redis.KeepTTL)
+		r, _ := protocol.DecodeRecord(s, true)
+		r.Mark = '0'
+		rdb.Set(t.Context(), name, r.Encode(), redis.KeepTTL)
 		if err := lease.Complete(t.Context(), []byte("x")); err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package coordinator
+package carrier
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 // client's own WAIT asks the masters in turn instead, and its own pipelines may split over connections.
 
 // deliverDurably sends the calls that wait for replicas, a pipeline for each master.
-func (c *Coordinator) deliverDurably(ctx context.Context, calls []*call, whole bool, answers []answer) {
+func (c *Carrier) deliverDurably(ctx context.Context, calls []*Call, whole bool, answers []answer) {
 	type batch struct {
 		node  redis.UniversalClient
 		calls []int
@@ -25,9 +25,9 @@ func (c *Coordinator) deliverDurably(ctx context.Context, calls []*call, whole b
 		if !c.durably(k) {
 			continue
 		}
-		node := c.rdb
-		if c.cluster != nil {
-			master, err := c.cluster.MasterForKey(ctx, k.keys[0])
+		node := c.Client
+		if c.Cluster != nil {
+			master, err := c.Cluster.MasterForKey(ctx, k.Keys[0])
 			if err != nil {
 				answers[i] = answer{err: notSent{err}}
 				continue
@@ -55,7 +55,7 @@ func (c *Coordinator) deliverDurably(ctx context.Context, calls []*call, whole b
 
 // deliverTo sends some of the calls and a WAIT down one connection. A slot on its way to another node
 // answers ASK; those calls follow it there, once.
-func (c *Coordinator) deliverTo(ctx context.Context, node redis.UniversalClient, some []int, calls []*call, whole, asking bool, answers []answer) {
+func (c *Carrier) deliverTo(ctx context.Context, node redis.UniversalClient, some []int, calls []*Call, whole, asking bool, answers []answer) {
 	pipe := node.Pipeline()
 	cmds := make([]sentOnce, len(some))
 	for n, i := range some {
@@ -65,20 +65,20 @@ func (c *Coordinator) deliverTo(ctx context.Context, node redis.UniversalClient,
 		cmds[n] = calls[i].command(ctx, whole)
 		_ = pipe.Process(ctx, cmds[n])
 	}
-	wait := sentOnce{redis.NewCmd(ctx, "wait", c.replicas, c.waitBound(ctx, node).Milliseconds())}
+	wait := sentOnce{redis.NewCmd(ctx, "wait", c.Replicas, c.waitBound(ctx, node).Milliseconds())}
 	_ = pipe.Process(ctx, wait)
 	_, _ = pipe.Exec(ctx) // each command has its own error
 
 	confirmed, err := wait.Int()
-	short := err != nil || confirmed < c.replicas
+	short := err != nil || confirmed < c.Replicas
 	moving := map[string][]int{}
 	for n, i := range some {
 		answers[i] = answerOf(cmds[n])
 		answers[i].unconfirmed = short
-		if errors.Is(answers[i].err, redis.ErrClosed) && c.cluster != nil {
+		if errors.Is(answers[i].err, redis.ErrClosed) && c.Cluster != nil {
 			answers[i].err = notSent{answers[i].err} // the node has left the cluster
 		}
-		if rest, asked := strings.CutPrefix(errorText(answers[i].err), "ASK "); asked && !asking && c.cluster != nil {
+		if rest, asked := strings.CutPrefix(errorText(answers[i].err), "ASK "); asked && !asking && c.Cluster != nil {
 			_, addr, _ := strings.Cut(rest, " ")
 			moving[addr] = append(moving[addr], i)
 		}
@@ -92,9 +92,9 @@ func (c *Coordinator) deliverTo(ctx context.Context, node redis.UniversalClient,
 
 // waitBound keeps WAIT's time below the connection's read timeout and the context's end, so that it is
 // WAIT that answers and not the connection that breaks.
-func (c *Coordinator) waitBound(ctx context.Context, node redis.UniversalClient) time.Duration {
+func (c *Carrier) waitBound(ctx context.Context, node redis.UniversalClient) time.Duration {
 	const margin = 50 * time.Millisecond
-	wait := c.replicaWait
+	wait := c.ReplicaWait
 	if client, ok := node.(*redis.Client); ok {
 		if read := client.Options().ReadTimeout; read > 0 {
 			wait = min(wait, max(read-margin, read/2))
@@ -107,9 +107,9 @@ func (c *Coordinator) waitBound(ctx context.Context, node redis.UniversalClient)
 	return max(wait, time.Millisecond) // 0 would wait for ever
 }
 
-func (c *Coordinator) nodeAt(ctx context.Context, addr string) (found *redis.Client) {
+func (c *Carrier) nodeAt(ctx context.Context, addr string) (found *redis.Client) {
 	nodes := make(chan *redis.Client, 1)
-	_ = c.cluster.ForEachShard(ctx, func(_ context.Context, node *redis.Client) error {
+	_ = c.Cluster.ForEachShard(ctx, func(_ context.Context, node *redis.Client) error {
 		if node.Options().Addr == addr {
 			select {
 			case nodes <- node:

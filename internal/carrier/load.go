@@ -1,4 +1,4 @@
-package coordinator
+package carrier
 
 import (
 	"context"
@@ -13,16 +13,10 @@ import (
 	"github.com/onceward/coordinator/scripts"
 )
 
-// Load puts the scripts on every master, and checks that each server is one that they run on. Calls work
-// without it: a script that a server does not know is sent along with the call. Load is best effort, node by node;
-// its error joins the nodes' errors.
-func (c *Coordinator) Load(ctx context.Context) (err error) {
-	ctx, end := c.begin(ctx, "load", Key{})
-	defer func() { end(outcomeOf(err), err) }()
-	if c.closed() {
-		return ErrClosed
-	}
-	ctx, cancel := c.bound(ctx)
+// Load puts the scripts on every master, and checks that each server is one that they run on. It returns when ctx
+// ends, at the latest.
+func (c *Carrier) Load(ctx context.Context) error {
+	ctx, cancel := c.Bound(ctx)
 	defer cancel()
 	finished := make(chan error, 1)
 	go func() { finished <- c.eachMaster(ctx, loadNode) }()
@@ -30,19 +24,19 @@ func (c *Coordinator) Load(ctx context.Context) (err error) {
 	case err := <-finished:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+		return context.Cause(ctx)
 	}
 }
 
 // eachMaster calls fn for every master that serves keys, at the same time, and joins the errors. For
 // anything but a cluster that is the one server.
-func (c *Coordinator) eachMaster(ctx context.Context, fn func(context.Context, redis.UniversalClient) error) error {
-	if c.cluster == nil {
-		return fn(ctx, c.rdb)
+func (c *Carrier) eachMaster(ctx context.Context, fn func(context.Context, redis.UniversalClient) error) error {
+	if c.Cluster == nil {
+		return fn(ctx, c.Client)
 	}
 	var mu sync.Mutex
 	var all []error
-	err := c.cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+	err := c.Cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 		if err := fn(ctx, node); err != nil {
 			mu.Lock()
 			defer mu.Unlock()
@@ -67,6 +61,11 @@ func loadNode(ctx context.Context, node redis.UniversalClient) error {
 	return nil
 }
 
+// refusal says why a server will not do.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
 const oldestServer = 7 // Redis 7.0; Valkey starts at 7.2
 
 // checkVersion refuses a server that is too old. One that does not say its version, or not to us, passes:
@@ -83,10 +82,10 @@ func checkVersion(ctx context.Context, node redis.UniversalClient) error {
 	version := infoField(info, "redis_version")
 	major, _, _ := strings.Cut(version, ".")
 	if infoField(info, "arch_bits") == "32" {
-		return fmt.Errorf("%w: the server is a 32-bit one, whose Lua cuts tokens off; a 64-bit Redis 7.0 or Valkey 7.2 or later is needed", ErrUnavailable)
+		return refusal("the server is a 32-bit one, whose Lua cuts tokens off; a 64-bit Redis 7.0 or Valkey 7.2 or later is needed")
 	}
 	if n, err := strconv.Atoi(major); err == nil && n < oldestServer {
-		return fmt.Errorf("%w: the server is Redis %s; Redis 7.0 or Valkey 7.2 or later is needed", ErrUnavailable, version)
+		return refusal("the server is Redis " + version + "; Redis 7.0 or Valkey 7.2 or later is needed")
 	}
 	return nil
 }

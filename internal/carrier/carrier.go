@@ -1,0 +1,333 @@
+// Package carrier takes requests to the servers that they concern and brings their replies: it sends again what did not
+// run or what is safe to repeat, loads scripts that a server does not have, waits for replicas, and says of what has no
+// reply whether it may have run.
+package carrier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/onceward/coordinator/internal/protocol"
+)
+
+// Carrier sends requests over one client. Its fields are set once, before its first use.
+type Carrier struct {
+	Client      redis.UniversalClient
+	Cluster     *redis.ClusterClient // the same, when it is one
+	Base        context.Context      // its end, with its cause, ends every call
+	Timeout     time.Duration        // of calls without a deadline
+	Jitter      func(time.Duration) time.Duration
+	Replicas    int // that confirm what is durable; 0 for none
+	ReplicaWait time.Duration
+
+	versionSeen atomic.Bool
+}
+
+// Call is one request on its way, and what came back.
+type Call struct {
+	protocol.Request
+
+	Reply       protocol.Reply
+	Unconfirmed bool // the replicas did not confirm what was written
+	Settled     bool // it has its reply, or its error
+	// Err is why there is no reply: a *protocol.CorruptError, the cause that ended Base, or what the client or the server said.
+	Err error
+	// MayHaveRun says that a copy may have run whose reply is not known.
+	MayHaveRun bool
+}
+
+// answer is what one sending of a call brought.
+type answer struct {
+	raw         any
+	err         error
+	unconfirmed bool
+}
+
+// sentOnce keeps go-redis from sending a command again by itself: retries are run's, which knows what
+// may be repeated.
+type sentOnce struct{ *redis.Cmd }
+
+func (sentOnce) NoRetry() bool { return true }
+
+func (k *Call) command(ctx context.Context, whole bool) sentOnce {
+	args := make([]any, 0, 3+len(k.Keys)+len(k.Args))
+	if whole {
+		args = append(args, "eval", k.Script.Text, len(k.Keys))
+	} else {
+		args = append(args, "evalsha", k.Script.SHA, len(k.Keys))
+	}
+	for _, name := range k.Keys {
+		args = append(args, name)
+	}
+	cmd := sentOnce{redis.NewCmd(ctx, append(args, k.Args...)...)}
+	cmd.SetFirstKeyPos(3)
+	return cmd
+}
+
+// Run sends calls, all in one go, and those again that did not run or whose outcome is not known, until
+// each has its reply or ctx ends. Every script is safe to repeat (P5).
+func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
+	ctx, cancel := c.Bound(ctx)
+	defer cancel()
+	pending := calls
+	var last error
+	for try := 0; ; try++ {
+		if c.Base.Err() != nil {
+			c.abandon(pending, context.Cause(c.Base), last)
+			return
+		}
+		if ctx.Err() != nil || try > 0 && !c.BackOff(ctx, try) {
+			c.abandon(pending, context.Cause(ctx), last)
+			return
+		}
+		attempt, done := c.patience(ctx, pending)
+		last = c.exchange(attempt, pending)
+		done()
+		if last == nil {
+			return
+		}
+		var again []*Call
+		for _, k := range pending {
+			if !k.Settled {
+				again = append(again, k)
+			}
+		}
+		pending = again
+		if c.Cluster != nil {
+			c.Cluster.ReloadState(ctx) // by itself it looks once a minute
+		}
+	}
+}
+
+// patience bounds one sending: a connection that hangs must not use up all of a call's time, when another
+// one, or another master, may answer. A call that is sent once has it all.
+func (c *Carrier) patience(ctx context.Context, calls []*Call) (context.Context, context.CancelFunc) {
+	end, has := ctx.Deadline()
+	if !has || calls[0].Once {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, max(time.Until(end)/3, 500*time.Millisecond, c.ReplicaWait+250*time.Millisecond))
+}
+
+// abandon settles what is still open when there is no more time.
+func (c *Carrier) abandon(calls []*Call, cause, last error) {
+	if last != nil && !errors.Is(cause, last) {
+		cause = fmt.Errorf("%w; last: %w", cause, last)
+	}
+	for _, k := range calls {
+		k.Settled, k.Err = true, cause
+	}
+}
+
+// ByMaster sorts calls by the master that serves them now; under nil, those that the client must find a place for.
+func (c *Carrier) ByMaster(ctx context.Context, calls []*Call) map[*redis.Client][]*Call {
+	if c.Cluster == nil {
+		return map[*redis.Client][]*Call{nil: calls}
+	}
+	groups := map[*redis.Client][]*Call{}
+	for _, k := range calls {
+		master, err := c.Cluster.MasterForKey(ctx, k.Keys[0])
+		if err != nil {
+			master = nil
+		}
+		groups[master] = append(groups[master], k)
+	}
+	return groups
+}
+
+// Once sends calls of one master once, in one pipeline; those whose fate is not known then are not settled.
+func (c *Carrier) Once(ctx context.Context, calls []*Call) {
+	if err := c.exchangeOne(ctx, calls); err != nil && c.Cluster != nil {
+		c.Cluster.ReloadState(ctx)
+	}
+}
+
+// lastMoment is how long after its context's end a call waits for a reply that is on its way.
+const lastMoment = 20 * time.Millisecond
+
+// exchange sends every call once, to each master by itself: one that hangs keeps no other's replies back. For
+// calls that are still open it returns one of their errors.
+func (c *Carrier) exchange(ctx context.Context, calls []*Call) error {
+	if c.Cluster == nil || len(calls) == 1 {
+		return c.exchangeOne(ctx, calls)
+	}
+	grouped := make(chan map[*redis.Client][]*Call, 1)
+	go func() { grouped <- c.ByMaster(ctx, calls) }() // it may have to ask for the topology first
+	var groups map[*redis.Client][]*Call
+	select {
+	case groups = <-grouped:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	errs := make(chan error, len(groups))
+	for _, group := range groups {
+		go func() { errs <- c.exchangeOne(ctx, group) }()
+	}
+	var open error
+	for range groups {
+		if err := <-errs; err != nil {
+			open = err
+		}
+	}
+	return open
+}
+
+// exchangeOne sends calls once, in one pipeline, and settles those whose fate is known. It returns when ctx ends,
+// give or take a moment, whatever the connection does.
+func (c *Carrier) exchangeOne(ctx context.Context, calls []*Call) error {
+	sent := time.Now()
+	finished := make(chan []answer, 1)
+	go func() { finished <- c.transmit(ctx, calls) }()
+	var answers []answer
+	select {
+	case answers = <-finished:
+	case <-ctx.Done():
+		// A reply that is all but here makes the outcome known, which is worth a moment.
+		last := time.NewTimer(lastMoment)
+		defer last.Stop()
+		select {
+		case answers = <-finished:
+		case <-last.C:
+			for _, k := range calls {
+				k.MayHaveRun = true
+			}
+			return context.Cause(ctx)
+		}
+	}
+	var open error
+	for i, k := range calls {
+		a := answers[i]
+		switch fateOf(a.err) {
+		case fateAnswered:
+			k.Settled, k.MayHaveRun, k.Unconfirmed = true, false, a.unconfirmed
+			k.Reply, k.Err = protocol.DecodeReply(a.raw, &k.Request)
+			k.Reply.Sent = sent
+		case fateRefused:
+			k.Settled, k.Err = true, explain(a.err)
+		case fateNotRun:
+			open = a.err
+		case fateUnknown:
+			k.MayHaveRun = true
+			if k.Once {
+				c.abandon(calls[i:i+1], a.err, nil)
+			} else {
+				open = a.err
+			}
+		}
+	}
+	return open
+}
+
+// transmit sends calls once; a script that the server does not know did not run and is sent along. It
+// does not touch the calls: exchange may have given up on them.
+func (c *Carrier) transmit(ctx context.Context, calls []*Call) []answer {
+	answers := c.deliver(ctx, calls, false)
+	var unknown []int
+	var again []*Call
+	for i := range answers {
+		if redis.HasErrorPrefix(answers[i].err, "NOSCRIPT") {
+			unknown, again = append(unknown, i), append(again, calls[i])
+		}
+	}
+	if len(again) == 0 {
+		return answers
+	}
+	if err := c.firstUse(ctx, again[0].Keys[0]); err != nil {
+		for _, i := range unknown {
+			answers[i] = answer{err: err}
+		}
+		return answers
+	}
+	for n, a := range c.deliver(ctx, again, true) {
+		answers[unknown[n]] = a
+	}
+	return answers
+}
+
+// firstUse checks the server's version when it turns out not to have our scripts yet.
+func (c *Carrier) firstUse(ctx context.Context, redisKey string) error {
+	if c.versionSeen.Load() {
+		return nil
+	}
+	node := c.Client
+	if c.Cluster != nil {
+		master, err := c.Cluster.MasterForKey(ctx, redisKey)
+		if err != nil {
+			return notSent{err}
+		}
+		node = master
+	}
+	var refused refusal
+	if err := checkVersion(ctx, node); errors.As(err, &refused) {
+		return err
+	} else if err != nil {
+		return notSent{err} // only the question was
+	}
+	c.versionSeen.Store(true)
+	return nil
+}
+
+func (c *Carrier) deliver(ctx context.Context, calls []*Call, whole bool) []answer {
+	answers := make([]answer, len(calls))
+	if len(calls) == 1 && !c.durably(calls[0]) {
+		cmd := calls[0].command(ctx, whole)
+		_ = c.Client.Process(ctx, cmd)
+		answers[0] = answerOf(cmd)
+		return answers
+	}
+	cmds := make([]sentOnce, len(calls))
+	pipe := c.Client.Pipeline()
+	for i, k := range calls {
+		if c.durably(k) {
+			continue
+		}
+		cmds[i] = k.command(ctx, whole)
+		_ = pipe.Process(ctx, cmds[i])
+	}
+	if pipe.Len() > 0 {
+		_, _ = pipe.Exec(ctx) // each command has its own error
+	}
+	for i, cmd := range cmds {
+		if cmd.Cmd != nil {
+			answers[i] = answerOf(cmd)
+		}
+	}
+	if c.Replicas > 0 {
+		c.deliverDurably(ctx, calls, whole, answers)
+	}
+	return answers
+}
+
+func (c *Carrier) durably(k *Call) bool { return k.Durable && c.Replicas > 0 }
+
+func answerOf(cmd sentOnce) answer {
+	raw, err := cmd.Result()
+	return answer{raw: raw, err: err}
+}
+
+// Bound gives ctx the coordinator's timeout where it has no deadline of its own.
+func (c *Carrier) Bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, c.Timeout)
+}
+
+// BackOff waits before another try, longer each time; false when ctx or the coordinator ended.
+func (c *Carrier) BackOff(ctx context.Context, try int) bool {
+	pause := c.Jitter(min(5*time.Millisecond<<min(try-1, 5), 100*time.Millisecond))
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+	case <-c.Base.Done():
+	}
+	return false
+}

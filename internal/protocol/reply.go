@@ -1,0 +1,102 @@
+package protocol
+
+import (
+	"errors"
+	"time"
+
+	"github.com/onceward/coordinator/scripts"
+)
+
+// Reply is a script's answer, decoded. Which fields are set depends on the code and the script's header.
+type Reply struct {
+	Code   Code
+	Rec    Record
+	Now    time.Duration // the server's clock, since 1970
+	Number int64         // attempt behind Blocked, 1 for a takeover behind OK of claim, index behind Ahead, ms the key has left behind OK of inspect
+	Size   int64         // bytes of result or checkpoint, of inspect
+	Value  any           // what a fenced command answered
+	Sent   time.Time     // before the copy that was answered went out
+}
+
+// Remaining is how long the record's lease goes on after the reply was made.
+func (r *Reply) Remaining() time.Duration { return max(r.Rec.End-r.Now, 0) }
+
+// DecodeReply reads what a request's script returned; its error is a *CorruptError. Everything that comes from Redis
+// passes through here.
+func DecodeReply(raw any, q *Request) (Reply, error) {
+	// A table costs the server about as much as a GET, so the two most frequent answers come without one.
+	if granted, ok := raw.(string); ok && q.Script == scripts.Claim {
+		rec, err := DecodeRecord(granted, true)
+		return Reply{Code: OK, Rec: rec, Now: rec.End - rec.Length}, err
+	}
+	if finished, ok := raw.(int64); ok && q.Script == scripts.Complete {
+		return Reply{Code: OK, Now: time.Duration(finished) * time.Millisecond}, nil
+	}
+	list, _ := raw.([]any)
+	if len(list) == 0 {
+		return Reply{}, corrupt("a script answered %T; another program may have loaded it", raw)
+	}
+	number, ok := list[0].(int64)
+	if !ok || number < 0 || number >= int64(End) {
+		return Reply{}, corrupt("a script answered the unknown code %v", list[0])
+	}
+	r := Reply{Code: Code(number)}
+	if q.Fenced && (r.Code == OK || r.Code == Failed) {
+		if len(list) > 1 {
+			r.Value = list[1]
+		}
+		return r, nil
+	}
+	var whole bool
+	switch r.Code {
+	case Corrupt, Stale, InProgress, Blocked:
+	case OK, Finished, Restored:
+		whole = !q.Brief
+	case Ahead:
+		r.Number, _ = list[len(list)-1].(int64)
+		return r, nil
+	default:
+		return r, nil
+	}
+	if text := textAt(list, 1); text != "" || r.Code == Corrupt {
+		var err error
+		if r.Rec, err = DecodeRecord(text, whole); err == nil && r.Code == Corrupt {
+			err = corrupt("it is cut off") // behind its header, which is all that the reply has
+		}
+		if err != nil {
+			return Reply{}, under(q, list, err)
+		}
+	}
+	rest := [3]int64{}
+	for i := range rest {
+		if len(list) > 2+i {
+			rest[i], _ = list[2+i].(int64)
+		}
+	}
+	r.Now = time.Duration(rest[0]) * time.Millisecond
+	r.Number, r.Size = rest[1], rest[2]
+	return r, nil
+}
+
+// under says under which Redis key the unreadable record stands.
+func under(q *Request, list []any, err error) error {
+	name := q.Keys[0]
+	if code, _ := list[0].(int64); Code(code) == Corrupt && len(q.Keys) > 1 {
+		if n, _ := list[len(list)-1].(int64); n == 2 {
+			name = q.Keys[1]
+		}
+	}
+	var why *CorruptError
+	if errors.As(err, &why) {
+		return corrupt("%s (redis key %q)", why.Why, name)
+	}
+	return err
+}
+
+func textAt(list []any, i int) string {
+	if i >= len(list) {
+		return ""
+	}
+	text, _ := list[i].(string)
+	return text
+}

@@ -1,0 +1,146 @@
+package protocol
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/scripts"
+)
+
+// Request is one script with its keys and arguments.
+type Request struct {
+	Script  *scripts.Script
+	Keys    []string
+	Args    []any
+	Durable bool // with replicas: wait for them
+	Fenced  bool // its reply is a user's command's
+	Brief   bool // its reply has a record's header only
+	Once    bool // must not be sent again once it may have run
+}
+
+// ClaimArgs are a claim's arguments. Length is the lease with its grace.
+type ClaimArgs struct {
+	Owner                       string
+	Fingerprint                 []byte
+	Length, Lifetime, Retention time.Duration
+	Quarantine, Replicated      bool
+	MinToken                    int64
+	IssuedAt                    time.Time
+}
+
+// Claim asks for the lease.
+func Claim(n keyname.Names, a ClaimArgs) Request {
+	args := []any{a.Owner, Print(a.Fingerprint), fmt.Sprintf("%012d", a.Length.Milliseconds()), millis(a.Lifetime), millis(a.Length + a.Retention)}
+	if a.Quarantine || a.Replicated || a.MinToken > 0 || !a.IssuedAt.IsZero() {
+		flags, issued := "", ""
+		if a.Quarantine {
+			flags = "q"
+		}
+		if a.Replicated {
+			flags += "w"
+		}
+		if !a.IssuedAt.IsZero() {
+			issued = fmt.Sprint(a.IssuedAt.UnixMilli())
+		}
+		args = append(args, flags, a.MinToken, issued)
+	}
+	return Request{Script: scripts.Claim, Keys: n.Keys(), Args: args, Durable: true}
+}
+
+// Head is the beginning of a record in progress under a grant, which holder verbs compare as one piece.
+func Head(owner string, token int64) string {
+	return fmt.Sprintf("%c%c%s%016d", version, StateInProgress, owner, token)
+}
+
+// Print is a fingerprint as scripts take it: two digits of length, then its bytes.
+func Print(fingerprint []byte) string {
+	return fmt.Sprintf("%02d%s", len(fingerprint), fingerprint)
+}
+
+func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// Renew prolongs the lease to length from now; whole asks for the whole record.
+func Renew(n keyname.Names, head string, length, retention time.Duration, whole bool) Request {
+	q := Request{Script: scripts.Renew, Keys: n.Keys(), Args: []any{head, millis(length), millis(retention)}, Durable: true, Brief: !whole}
+	if whole {
+		q.Args = append(q.Args, "1")
+	}
+	return q
+}
+
+// Checkpoint stores a copy of data.
+func Checkpoint(n keyname.Names, head string, sequence int64, data []byte) Request {
+	return Request{Script: scripts.Checkpoint, Keys: n.Keys(), Args: []any{head, fmt.Sprintf("%010d", sequence), bytes.Clone(data)}}
+}
+
+// CompleteArgs are a completion's arguments. End, Attempt and Fingerprint are the lease's: they make the record anew where
+// Redis has lost it.
+type CompleteArgs struct {
+	State       byte
+	Result      []byte
+	Retention   time.Duration
+	Attempt     int
+	Fingerprint []byte
+	End         time.Duration
+	Replicated  bool
+}
+
+// Complete stores a copy of the outcome.
+func Complete(n keyname.Names, head string, a CompleteArgs) Request {
+	args := []any{head, string(rune(a.State)), millis(a.Retention), bytes.Clone(a.Result), fmt.Sprintf("%08d%s", a.Attempt, Print(a.Fingerprint)), millis(a.End)}
+	if a.Replicated {
+		args = append(args, "1")
+	}
+	return Request{Script: scripts.Complete, Keys: n.Keys(), Args: args, Durable: true}
+}
+
+// Release gives the lease up.
+func Release(n keyname.Names, head string, retention time.Duration) Request {
+	return Request{Script: scripts.Release, Keys: n.Keys(), Args: []any{head, millis(retention)}}
+}
+
+// GiveBack ends an owner's claim, and keeps a tombstone for buried where there is none; uncounted takes its attempt back too.
+func GiveBack(n keyname.Names, owner string, retention, buried time.Duration, uncounted bool) Request {
+	q := Request{Script: scripts.GiveBack, Keys: n.Keys(), Args: []any{owner, millis(retention), millis(buried)}}
+	if uncounted {
+		q.Args = append(q.Args, "1")
+	}
+	return q
+}
+
+// Expire fences out the record that was read; the tombstone bears owner where there was none.
+func Expire(n keyname.Names, read *Record, owner string, buried, retention time.Duration) Request {
+	return Request{Script: scripts.Expire, Keys: n.Keys(), Args: []any{fmt.Sprintf("%016d", read.Token), owner, millis(buried), millis(retention)}}
+}
+
+// Resolve settles the lapsed record that was read, with a copy of payload.
+func Resolve(n keyname.Names, read *Record, state byte, payload []byte, retention time.Duration) Request {
+	return Request{Script: scripts.Resolve, Keys: n.Keys(), Args: []any{fmt.Sprintf("%016d", read.Token), string(rune(state)), bytes.Clone(payload), millis(retention)}}
+}
+
+// Mark asks to be woken by kind: '1' PUBLISH, '2' SPUBLISH.
+func Mark(guard string, kind byte) Request {
+	return Request{Script: scripts.Mark, Keys: []string{guard}, Args: []any{string(rune(kind))}}
+}
+
+// Confirm notes that replicas have the record's outcome.
+func Confirm(n keyname.Names, r *Record) Request {
+	return Request{Script: scripts.Confirm, Keys: []string{n.Record}, Args: []any{fmt.Sprintf("%s%016d", r.Owner, r.Token)}}
+}
+
+// Inspect reads the record, or its header alone.
+func Inspect(n keyname.Names, whole bool) Request {
+	q := Request{Script: scripts.Inspect, Keys: []string{n.Record}}
+	if whole {
+		q.Args = []any{"1"}
+	}
+	return q
+}
+
+// Fenced is a user's command or script behind the fence; it is sent once.
+func Fenced(s *scripts.Script, head string, keys []string, args []any) Request {
+	return Request{Script: s, Keys: keys, Args: append([]any{head}, args...), Fenced: true, Once: true}
+}
