@@ -41,7 +41,7 @@ func situations(state string) []string {
 	case state == "absent":
 		return []string{state}
 	case what == "tombstone":
-		return []string{map[string]string{"mine": "tombstone, yours", "other": "tombstone"}[who]}
+		return []string{map[string]string{"mine": "tombstone, yours", "other": "tombstone", "equal": "tombstone"}[who]}
 	case who == "mine":
 		return []string{what + ", yours" + suffix, what + suffix}
 	}

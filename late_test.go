@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -185,6 +186,52 @@ func (l *lifetime) replay(step string) {
 	l.log.mu.Lock()
 	l.log.sent = requests // without the copies
 	l.log.mu.Unlock()
+}
+
+// Two grants can have equal tokens, by clocks apart across a failover. An operator's request is about the one that he
+// read, and a late copy of it does nothing to the other.
+func TestLateOperatorsTellEqualTokensApart(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		for verb, act := range map[string]func(s *setting) error{
+			"expire":            func(s *setting) error { return s.c.Expire(t.Context(), s.key) },
+			"resolve":           func(s *setting) error { return s.c.Resolve(t.Context(), s.key, Resolution{Rerun: true}) },
+			"resolve to result": func(s *setting) error { return s.c.Resolve(t.Context(), s.key, Resolution{Payload: []byte("result")}) },
+		} {
+			for _, resource := range []string{"", "account"} {
+				log := &recorder{}
+				rdb.AddHook(log)
+				s := setUp(t, rdb, resource)
+				was, _ := stand("mine lapsed", s.now)
+				s.put(s.names.Record, was, true)
+				if err := act(s); err != nil {
+					t.Fatalf("%s: %v", verb, err)
+				}
+				late := log.sent[len(log.sent)-1]
+				for _, state := range []string{"live", "lapsed", "released", "completed", "tombstone"} {
+					standing, _ := stand("equal "+state, s.now)
+					s.put(s.names.Record, standing, true)
+					if resource != "" {
+						fence, _ := standFence("as the record's", s.now, s.names)
+						fence.Token = standing.Token
+						s.put(s.names.Fence, fence, true)
+					}
+					var before, after []string
+					for _, name := range s.names.Keys() {
+						before = append(before, s.get(name))
+					}
+					if err := rdb.Do(t.Context(), late...).Err(); err != nil {
+						t.Fatalf("a copy of %s: %v", verb, err)
+					}
+					for _, name := range s.names.Keys() {
+						after = append(after, s.get(name))
+					}
+					if !slices.Equal(before, after) {
+						t.Errorf("resource %q: a late copy of %s changed what another owner has, %s under an equal token\nfrom %q\nto   %q", resource, verb, state, before, after)
+					}
+				}
+			}
+		}
+	})
 }
 
 // givenUp says whether the record's owner has released it, or has let it lapse.

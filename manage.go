@@ -128,7 +128,7 @@ func (c *Coordinator) Expire(ctx context.Context, key Key) (err error) {
 	if err != nil {
 		return err
 	}
-	// The token that was read keeps a copy that arrives late from expiring what came after.
+	// The owner and the token that were read keep a copy that arrives late from expiring what came after.
 	k := newCall(key, "", protocol.Expire(n, &r.Rec, owner, c.leastRetention(), c.retention))
 	c.run(ctx, k)
 	return k.done()

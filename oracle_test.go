@@ -124,7 +124,7 @@ func (o *oracle) id(s string) int32 {
 type operation struct {
 	model.Request
 	key     int
-	grant   int // whose token; -1 that of the record as it is, -2 none
+	grant   int // whose token, and whose owner was read; -1 those of the record as it is, -2 none
 	onFence bool
 	write   string // behind the fence
 }
@@ -182,6 +182,7 @@ func (o *oracle) draw() operation {
 	case model.GiveBack:
 		q.Uncounted = o.rand.IntN(2) == 0
 	case model.Expire, model.Resolve:
+		q.Read = q.Owner
 		if o.rand.IntN(3) > 0 {
 			op.grant = -1
 		}
@@ -203,7 +204,8 @@ func (op *operation) of(s *subject) model.Request {
 	q := op.Request
 	switch op.grant {
 	case -1:
-		q.Token = s.slots[op.key].Record.Token
+		r := &s.slots[op.key].Record
+		q.Token, q.Read = r.Token, r.Owner
 	case -2:
 	default:
 		q.Token = s.tokens[op.grant]
@@ -249,7 +251,7 @@ type situation struct {
 	outcomeOfVerb
 	record, fence        model.State
 	lapsed, fenceLapsed  bool
-	owner, token         bool // they are the request's
+	owner, token, read   bool // they are the request's; the owner is the one that was read
 	fenceOwner, together bool // the fence is the request's owner's, is the record's
 	saved, again, marked bool
 	bound, asked         bool // to a fingerprint; the claim has one
@@ -261,7 +263,7 @@ func (o *oracle) situation(op *operation) situation {
 	r, f := &slot.Record, &slot.Fence.Record
 	return situation{
 		outcomeOfVerb: outcomeOfVerb{op.Verb, o.predict(op)},
-		record:        r.State, lapsed: r.End <= ms, owner: r.Owner == q.Owner, token: r.Token == q.Token,
+		record:        r.State, lapsed: r.End <= ms, owner: r.Owner == q.Owner, token: r.Token == q.Token, read: r.Owner == q.Read,
 		fence: f.State, fenceLapsed: f.End <= ms, fenceOwner: f.Owner == q.Owner, together: f.Token == r.Token && f.Owner == r.Owner,
 		saved: r.Saved, again: r.Attempt > 0, marked: r.Mark > 0 || f.Mark > 0, bound: r.Print > 0, asked: q.Print > 0,
 	}
@@ -461,6 +463,7 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	g := Grant{Token: Token(q.Token), Owner: owner}
 	head, print := g.head(), protocol.Print([]byte(o.text[q.Print]))
 	token := fmt.Sprintf("%016d", q.Token)
+	read := o.text[q.Read] + token
 	plain := func(script *scripts.Script, args ...any) *call {
 		return newCall(key, owner, protocol.Request{Script: script, Keys: n.Keys(), Args: args})
 	}
@@ -497,9 +500,9 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 			k.Args = append(k.Args, "1")
 		}
 	case model.Expire:
-		k = plain(scripts.Expire, token, owner, q.Burial, q.Retention)
+		k = plain(scripts.Expire, read, owner, q.Burial, q.Retention)
 	case model.Resolve:
-		k = plain(scripts.Resolve, token, string(stateBytes[q.Outcome]), o.text[q.Data], q.Retention)
+		k = plain(scripts.Resolve, read, string(stateBytes[q.Outcome]), o.text[q.Data], q.Retention)
 	case model.Mark:
 		k = plain(scripts.Mark, strconv.Itoa(int(q.Listen)))
 		if k.Keys = []string{n.Record}; op.onFence {
@@ -876,11 +879,13 @@ func TestOracleFindsBrokenScripts(t *testing.T) {
 		"give back without a tombstone":      {scripts.GiveBack, "redis.call('SET', KEYS[1], tombstone(ARGV[1], token, now), 'PX', keep(ARGV[3], token, now))", ""},
 		"give back of any owner":             {scripts.GiveBack, "if sub(rec, 2, 34) ~= 'p' .. ARGV[1] then return {OK} end", "if sub(rec, 2, 2) ~= 'p' then return {OK} end"},
 		"give back that counts":              {scripts.GiveBack, "if ARGV[4] and", "if false and"},
-		"expire of any token":                {scripts.Expire, "if sub(rec, 35, 50) ~= ARGV[1] then return {OK} end", ""},
+		"expire of any grant":                {scripts.Expire, "if sub(rec, 3, 50) ~= ARGV[1] then return {OK} end", ""},
+		"expire of any owner":                {scripts.Expire, "sub(rec, 3, 50) ~= ARGV[1]", "sub(rec, 35, 50) ~= sub(ARGV[1], -16)"},
 		"expire that does not raise":         {scripts.Expire, "local token = mint(time, math.max(token_of(rec), token_of(fence)))", "local token = token_of(rec)"},
 		"expire of another key's fence":      {scripts.Expire, "and sub(fence, 110) == KEYS[1]", ""},
 		"resolve of a live lease":            {scripts.Resolve, "return {IN_PROGRESS, sub(rec, 1, 99), now}", ""},
-		"resolve of any token":               {scripts.Resolve, "if sub(rec, 35, 50) ~= ARGV[1] then return {MOVED_ON} end", ""},
+		"resolve of any grant":               {scripts.Resolve, "if sub(rec, 3, 50) ~= ARGV[1] then return {MOVED_ON} end", ""},
+		"resolve of any owner":               {scripts.Resolve, "sub(rec, 3, 50) ~= ARGV[1]", "sub(rec, 35, 50) ~= sub(ARGV[1], -16)"},
 		"resolve that does not raise":        {scripts.Resolve, "local token = mint(time, math.max(token_of(rec), token_of(fence)))", "local token = token_of(rec)"},
 		"mark of a lapsed lease":             {scripts.Mark, "if now >= end_of(rec, now) then return {MOVED_ON} end", ""},
 		"mark that forgets the other's":      {scripts.Mark, "mark = mark == '0' and ARGV[1] or '3'", "mark = ARGV[1]"},

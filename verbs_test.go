@@ -41,8 +41,11 @@ func stand(state string, now time.Duration) (protocol.Record, bool) {
 		r.Data, r.Sequence, r.Checkpointed = []byte(payload), 0, false
 	}
 	who, what, _ := strings.Cut(state, " ")
-	if who == "other" {
+	switch who {
+	case "other":
 		r.Owner, r.Token = theirs, later
+	case "equal": // after a failover, by clocks apart
+		r.Owner = theirs
 	}
 	switch what {
 	case "live":
@@ -294,18 +297,21 @@ var table = map[string]map[string]expectation{
 		"mine completed": {protocol.OK, "tombstone", "cleared"}, "mine failed": {protocol.OK, "tombstone", "cleared"}, "mine released": {protocol.OK, "tombstone", "cleared"},
 		"other live": {protocol.OK, "same", "same"}, "other lapsed": {protocol.OK, "same", "same"}, "other completed": {protocol.OK, "same", "same"},
 		"other released": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
+		"equal live": {protocol.OK, "same", "same"}, "equal lapsed": {protocol.OK, "same", "same"}, "equal completed": {protocol.OK, "same", "same"},
+		"equal released": {protocol.OK, "same", "same"}, "equal tombstone": {protocol.OK, "same", "same"},
 	},
 	"resolve to rerun": {
 		"absent": {protocol.Absent, gone, "same"}, "mine live": {protocol.InProgress, "same", "same"}, "mine lapsed": {protocol.OK, "settled r", "cleared"},
 		"mine completed": {protocol.Finished, "same", "same"}, "mine failed": {protocol.Finished, "same", "same"}, "mine released": {protocol.OK, "same", "same"},
 		"other live": {protocol.InProgress, "same", "same"}, "other lapsed": {protocol.MovedOn, "same", "same"}, "other released": {protocol.OK, "same", "same"},
-		"other completed": {protocol.Finished, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
+		"other completed": {protocol.Finished, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"}, "equal lapsed": {protocol.MovedOn, "same", "same"},
 	},
 	"resolve to result": {
 		"absent": {protocol.Absent, gone, "same"}, "mine live": {protocol.InProgress, "same", "same"}, "mine lapsed": {protocol.OK, "settled c", "cleared"},
 		"mine completed": {protocol.OK, "same", "same"}, "mine completed otherwise": {protocol.Finished, "same", "same"}, "mine failed": {protocol.Finished, "same", "same"},
 		"mine released": {protocol.Absent, "same", "same"}, "other live": {protocol.InProgress, "same", "same"}, "other lapsed": {protocol.MovedOn, "same", "same"},
 		"other released": {protocol.Absent, "same", "same"}, "other completed": {protocol.OK, "same", "same"}, "other tombstone": {protocol.Absent, "same", "same"},
+		"equal lapsed": {protocol.MovedOn, "same", "same"},
 	},
 	"mark": {
 		"absent": {protocol.MovedOn, gone, "same"}, "mine live": {protocol.InProgress, "marked", "same"}, "mine lapsed": {protocol.MovedOn, "same", "same"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -23,6 +24,7 @@ func copyChecks() []check {
 			}
 		}},
 		{"P5", "a claim asked again by its owner is the same claim", sameClaim},
+		{"P5", "a late copy of what an operator did tells equal tokens apart", operatorsLate},
 		{"P7", "a call whose context has ended does nothing", endedContext},
 	}
 }
@@ -144,6 +146,32 @@ func sameClaim(t *trial) {
 		l := t.claim(t.c, early, coordinator.Owner(owner))
 		if l.Grant().Owner == owner {
 			t.Errorf("%s: a claim that was given up before it arrived was granted", kind)
+		}
+	}
+}
+
+// operatorsLate puts another owner's grant in the place of the one that an operator has ended, under the same token, as clocks
+// that are apart can do in a failover; then it sends a copy of what the operator sent.
+func operatorsLate(t *trial) {
+	for what, act := range map[string]func(key coordinator.Key) error{
+		"expire":  func(key coordinator.Key) error { return t.c.Expire(t.ctx, key) },
+		"resolve": func(key coordinator.Key) error { return t.c.Resolve(t.ctx, key, coordinator.Resolution{Rerun: true}) },
+	} {
+		for kind, key := range t.kinds() {
+			l := t.claim(t.c, key, coordinator.LeaseFor(short), coordinator.ManualRenewal())
+			t.lapsed(key)
+			grant := t.raw(key)
+			t.ok(what, act(key))
+			sent := t.log.requests()
+			for name, text := range grant {
+				text = strings.ReplaceAll(text, l.Grant().Owner, strings.Repeat("0", 32))
+				t.ok("SET", t.rdb.Set(t.ctx, name, text, redis.KeepTTL).Err())
+			}
+			before := t.raw(key)
+			t.ok("a copy of "+what, t.rdb.Do(t.ctx, sent[len(sent)-1].args...).Err())
+			if after := t.raw(key); !maps.Equal(before, after) {
+				t.Errorf("%s: a late copy of %s changed what another owner has under an equal token\nfrom %q\nto   %q", kind, what, before, after)
+			}
 		}
 	}
 }

@@ -47,7 +47,9 @@ var mutants = []struct {
 	{"release after complete", "release", []string{"if sub(rec, 1, 50) ~= head then", "if sub(rec, 3, 50) ~= sub(head, 3) then"}, "P4 an outcome is final"},
 	{"release by anybody", "release", []string{"if sub(rec, 1, 50) ~= head then", "if false then"}, everyCell},
 	{"give back by anybody", "giveback", []string{"if sub(rec, 2, 34) ~= 'p' .. ARGV[1] then return {OK} end", ""}, lateWorkers},
-	{"expire unconditionally", "expire", []string{"if sub(rec, 35, 50) ~= ARGV[1] then return {OK} end", ""}, copies},
+	{"expire unconditionally", "expire", []string{"if sub(rec, 3, 50) ~= ARGV[1] then return {OK} end", ""}, copies},
+	{"expire compares tokens only", "expire", []string{"sub(rec, 3, 50) ~= ARGV[1]", "sub(rec, 35, 50) ~= sub(ARGV[1], -16)"}, lateOperators},
+	{"resolve compares tokens only", "resolve", []string{"sub(rec, 3, 50) ~= ARGV[1]", "sub(rec, 35, 50) ~= sub(ARGV[1], -16)"}, lateOperators},
 	{"expire keeps the key bound", "expire", []string{"'1r%s%016.0f00000000099", "'1r%s%016.0f00000000000"}, "P4 a key is bound to its first fingerprint, until it is expired"},
 	{"resolve what is in progress", "resolve", []string{"if now < lease_end(rec, fence, now) then return {IN_PROGRESS, sub(rec, 1, 99), now} end", ""}, everyCell},
 	{"resolve without raising the token", "resolve", []string{"format('%016.0f', token)", "sub(rec, 35, 50)"}, "P3 what lapsed in quarantine waits for its resolution"},
@@ -59,12 +61,13 @@ var mutants = []struct {
 
 // Checks that find several.
 const (
-	everyCell   = "P1 to P4 every state meets every verb"
-	everyTTL    = "P8 everything has a TTL, and a result stays its retention"
-	woken       = "P8 waiters are woken, and need not look"
-	copies      = "P5 copies of requests that arrive late change nothing"
-	fences      = "P3 a fence lets only the current grant write"
-	lateWorkers = "P3 a lease that lapsed may still finish, until it is taken over"
+	everyCell     = "P1 to P4 every state meets every verb"
+	everyTTL      = "P8 everything has a TTL, and a result stays its retention"
+	woken         = "P8 waiters are woken, and need not look"
+	copies        = "P5 copies of requests that arrive late change nothing"
+	fences        = "P3 a fence lets only the current grant write"
+	lateOperators = "P5 a late copy of what an operator did tells equal tokens apart"
+	lateWorkers   = "P3 a lease that lapsed may still finish, until it is taken over"
 )
 
 func find(t *testing.T, name string) check {

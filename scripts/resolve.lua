@@ -1,7 +1,7 @@
 -- Purpose: an operator settles a key whose lease lapsed with effects that are uncertain.
 -- KEYS[1]  the record
 -- KEYS[2]  the fence of the resource; none without a resource
--- ARGV[1]  token of the record as it was read before, 16 digits
+-- ARGV[1]  owner and token, as they stood in the record that was read before; 16 zeros when there was none
 -- ARGV[2]  what it becomes: r released, c completed, f failed for good
 -- ARGV[3]  payload of the result; empty for r
 -- ARGV[4]  retention of the result or the released record, ms
@@ -27,7 +27,7 @@ if fence and broken(fence) then return refuse(fence, 2) end
 local time = redis.call('TIME')
 local now = millis(time)
 if now < lease_end(rec, fence, now) then return {IN_PROGRESS, sub(rec, 1, 99), now} end
-if sub(rec, 35, 50) ~= ARGV[1] then return {MOVED_ON} end
+if sub(rec, 3, 50) ~= ARGV[1] then return {MOVED_ON} end
 local token = mint(time, math.max(token_of(rec), token_of(fence)))
 if token >= 9007199254740992 then return {SPENT} end
 local settled = '1' .. ARGV[2] .. sub(rec, 3, 34) .. format('%016.0f', token) .. '0' .. sub(rec, 52, 61)

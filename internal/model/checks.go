@@ -314,9 +314,7 @@ func (v *visit) operator() {
 	}
 	n := v.n
 	v.minted = true
-	// With a token that a failover let rise no further two grants can look alike, a stated limit of P2.
-	alike := v.w.phase == replaced && v.before().Token == v.q.Token
-	if n.version[v.key] != v.l.version && (v.before().there() || n.Fence != v.was.Fence) && !alike {
+	if n.version[v.key] != v.l.version && (v.before().there() || n.Fence != v.was.Fence) {
 		v.fail("P5: a late copy of %s undoes what came after it was sent", v.q.Verb)
 	}
 	slot := Slot{Record: *v.before(), Fence: v.was.Fence, Shared: n.Shared}

@@ -212,7 +212,8 @@ func (x *explorer) operators() {
 		if !x.Operate[key] {
 			continue
 		}
-		l := letter{caller: -1, sent: x.from.time, version: n.version[key], Request: Request{Verb: Expire, Key: int32(key), Owner: 9, Token: n.Records[key].Token}}
+		l := letter{caller: -1, sent: x.from.time, version: n.version[key], Request: Request{Verb: Expire, Key: int32(key), Owner: 9}}
+		l.Token, l.Read = n.Records[key].Token, n.Records[key].Owner
 		asIs := func(*world) {}
 		x.send(expires, &l, asIs)
 		l.Verb, l.Outcome = Resolve, Released
@@ -368,7 +369,7 @@ func (l *letter) before(o *letter) bool {
 	for _, d := range [...]int64{
 		int64(l.Verb) - int64(o.Verb), int64(l.caller) - int64(o.caller), int64(l.Key - o.Key), l.Token - o.Token, l.sent - o.sent,
 		l.Sequence - o.Sequence, l.End - o.End, l.Floor - o.Floor, int64(l.Outcome) - int64(o.Outcome), int64(l.ran) - int64(o.ran),
-		int64(l.version) - int64(o.version), int64(l.Attempt - o.Attempt),
+		int64(l.version) - int64(o.version), int64(l.Attempt - o.Attempt), int64(l.Read - o.Read),
 	} {
 		if d != 0 {
 			return d < 0

@@ -20,6 +20,7 @@ var mutants = []struct {
 	{"LastPlusOne", "P2", "clock steps, one resource"},
 	{"ExpireCondition", "P5", "operators, one resource"},
 	{"ExpireRaise", "P5", "retention and eviction"},
+	{"ReadOwner", "P5", "operators, failover"},
 	{"EndOfRestoring", "P3", "failover, keys apart"},
 	{"FenceOfRestoring", "P3", "eviction, one resource"},
 	{"LapseCheck", "P5", "clock steps, one resource"},

@@ -117,6 +117,7 @@ type Request struct {
 	Key   int32
 	Owner int32
 	Token int64 // of the grant; of expire and resolve, the token that was read
+	Read  int32 // of expire and resolve, the owner that was read
 
 	Print     int32
 	Length    int64

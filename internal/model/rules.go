@@ -19,6 +19,7 @@ type Without struct {
 	LastPlusOne       bool // a token is the clock, whatever was granted before
 	ExpireCondition   bool // expire fences out whatever is there
 	ExpireRaise       bool // a tombstone keeps the token that was there
+	ReadOwner         bool // expire and resolve compare the token alone with what was read
 	EndOfRestoring    bool // complete writes anew at any time
 	LapseCheck        bool // renew revives a lapsed lease
 	LifetimeLimit     bool // renewals pass the maximum lifetime
@@ -106,6 +107,11 @@ func (p *Protocol) live(s *Slot, ms int64) bool {
 func (p *Protocol) grants(r *Record, token int64, owner int32) bool {
 	ended := r.State != InProgress && !p.Without.EndedCheck
 	return !ended && r.Token == token && (r.Owner == owner || p.Without.OwnerCheck)
+}
+
+// asRead says whether r is what an operator's request has read.
+func (p *Protocol) asRead(r *Record, q *Request) bool {
+	return r.Token == q.Token && (r.Owner == q.Read || p.Without.ReadOwner)
 }
 
 // held says whether the grant of a holder's request is the current one; if not, the answer.

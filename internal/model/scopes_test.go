@@ -62,6 +62,16 @@ var scopes = []struct {
 	},
 	{
 		Scope: Scope{
+			Name: "operators, failover", Keys: 1, Callers: 2, Prints: [3]int32{1, 1, 1}, Settled: true, Operate: [2]bool{true, false},
+			Ticks: 2, Claims: 2, Completes: 1, Expires: 1, Resolves: 1, Late: 1, InFlight: 1,
+			Cuts: 1, Promotions: 1, Skew: []int64{0, -1}, Answers: 1,
+			Length: 2, Lifetime: 4, Retention: 5, Burial: 5,
+		},
+		few:      2,
+		mustMeet: []string{metExpired, metLostGrant, metReplacedGrant, metEqualTokens},
+	},
+	{
+		Scope: Scope{
 			Name: "clock steps, one resource", Keys: 2, Shared: true, Callers: 3, Prints: [3]int32{1, 1, 1}, Settled: true,
 			Ticks: 3, Claims: 4, Renewals: 1, Releases: 1, Lost: 1, Late: 1, InFlight: 1, Steps: 1, StepBy: []int64{-2, 2},
 			Length: 2, Lifetime: 4, Retention: 5, Burial: 5,

@@ -221,12 +221,12 @@ func (p *Protocol) GiveBack(s Slot, now int64, q *Request) (Slot, Reply) {
 	return s, Reply{Code: OK}
 }
 
-// Expire fences out what was read. It reads Token, Owner, Burial and Retention.
+// Expire fences out what was read. It reads Read, Token, Owner, Burial and Retention.
 func (p *Protocol) Expire(s Slot, now int64, q *Request) (Slot, Reply) {
 	r, f, ms := &s.Record, &s.Fence, p.millis(now)
 	owner := q.Owner
 	if r.there() {
-		if r.Token != q.Token && !p.Without.ExpireCondition {
+		if !p.asRead(r, q) && !p.Without.ExpireCondition {
 			return s, Reply{Code: OK}
 		}
 		owner = r.Owner
@@ -245,7 +245,7 @@ func (p *Protocol) Expire(s Slot, now int64, q *Request) (Slot, Reply) {
 	return s, Reply{Code: OK}
 }
 
-// Resolve settles a lapsed key. It reads Token, Outcome, Data and Retention.
+// Resolve settles a lapsed key. It reads Read, Token, Outcome, Data and Retention.
 func (p *Protocol) Resolve(s Slot, now int64, q *Request) (Slot, Reply) {
 	r, f, ms := &s.Record, &s.Fence, p.millis(now)
 	switch {
@@ -261,7 +261,7 @@ func (p *Protocol) Resolve(s Slot, now int64, q *Request) (Slot, Reply) {
 		return s, Reply{Code: Finished, Record: *r}
 	case p.live(&s, ms) && !p.Without.ResolveLapsed:
 		return s, Reply{Code: Busy, Record: *r, Now: ms}
-	case r.Token != q.Token && !p.Without.ResolveCondition:
+	case !p.asRead(r, q) && !p.Without.ResolveCondition:
 		return s, Reply{Code: MovedOn}
 	}
 	token := p.mint(now, max(r.Token, f.Token))

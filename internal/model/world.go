@@ -273,6 +273,7 @@ func (c *coder) letter(l *letter) {
 	code(c, &l.Key)
 	code(c, &l.Token)
 	code(c, &l.Owner)
+	code(c, &l.Read)
 	code(c, &l.Attempt)
 	code(c, &l.End)
 	code(c, &l.Outcome)

@@ -55,6 +55,9 @@ func Head(owner string, token int64) string {
 	return fmt.Sprintf("%c%c%s%016d", version, StateInProgress, owner, token)
 }
 
+// grantOf is a record's owner and token as they stand in it; where there was none it is no record's.
+func grantOf(r *Record) string { return fmt.Sprintf("%s%016d", r.Owner, r.Token) }
+
 // Print is a fingerprint as scripts take it: two digits of length, then its bytes.
 func Print(fingerprint []byte) string {
 	return fmt.Sprintf("%02d%s", len(fingerprint), fingerprint)
@@ -113,12 +116,12 @@ func GiveBack(n keyname.Names, owner string, retention, buried time.Duration, un
 
 // Expire fences out the record that was read; the tombstone bears owner where there was none.
 func Expire(n keyname.Names, read *Record, owner string, buried, retention time.Duration) Request {
-	return Request{Script: scripts.Expire, Keys: n.Keys(), Args: []any{fmt.Sprintf("%016d", read.Token), owner, millis(buried), millis(retention)}}
+	return Request{Script: scripts.Expire, Keys: n.Keys(), Args: []any{grantOf(read), owner, millis(buried), millis(retention)}}
 }
 
 // Resolve settles the lapsed record that was read, with a copy of payload.
 func Resolve(n keyname.Names, read *Record, state byte, payload []byte, retention time.Duration) Request {
-	return Request{Script: scripts.Resolve, Keys: n.Keys(), Args: []any{fmt.Sprintf("%016d", read.Token), string(rune(state)), bytes.Clone(payload), millis(retention)}}
+	return Request{Script: scripts.Resolve, Keys: n.Keys(), Args: []any{grantOf(read), string(rune(state)), bytes.Clone(payload), millis(retention)}}
 }
 
 // Mark asks to be woken by kind: '1' PUBLISH, '2' SPUBLISH.
@@ -128,7 +131,7 @@ func Mark(guard string, kind byte) Request {
 
 // Confirm notes that replicas have the record's outcome.
 func Confirm(n keyname.Names, r *Record) Request {
-	return Request{Script: scripts.Confirm, Keys: []string{n.Record}, Args: []any{fmt.Sprintf("%s%016d", r.Owner, r.Token)}}
+	return Request{Script: scripts.Confirm, Keys: []string{n.Record}, Args: []any{grantOf(r)}}
 }
 
 // Inspect reads the record, or its header alone.
