@@ -16,7 +16,7 @@ import (
 // sections are where the page has each verb.
 var sections = map[string]string{
 	"claim": "## Claim", "claim with another fingerprint": "### Claim with another fingerprint", "claim in quarantine": "### Claim with QuarantineLapsed",
-	"renew": "## Renew and Resume", "checkpoint": "## SaveCheckpoint", "complete": "## Complete and Fail", "fail": "## Complete and Fail",
+	"claim of an old key": "### Claim with IssuedAt", "renew": "## Renew and Resume", "checkpoint": "## SaveCheckpoint", "complete": "## Complete and Fail", "fail": "## Complete and Fail",
 	"release": "## Release", "give back": "## GiveBack", "expire": "## Expire", "resolve to rerun": "### Resolve with Rerun",
 	"resolve to result": "### Resolve with a result", "inspect": "## Inspect", "fence": "## Fence.Do and Fence.Eval",
 }
@@ -40,8 +40,12 @@ func situations(state string) []string {
 	switch {
 	case state == "absent":
 		return []string{state}
+	case who == "mine" && (what == "tombstone" || what == "given back"):
+		return []string{"tombstone, yours", "tombstone, as read"}
 	case what == "tombstone":
-		return []string{map[string]string{"mine": "tombstone, yours", "other": "tombstone", "equal": "tombstone"}[who]}
+		return []string{"tombstone", "tombstone, newer", "tombstone of Expire"}
+	case what == "given back":
+		return []string{"tombstone", "tombstone of GiveBack"}
 	case who == "mine":
 		return []string{what + ", yours" + suffix, what + suffix}
 	}
@@ -59,6 +63,8 @@ func replyWords(verb string, want expectation) string {
 		return "`ErrInProgress`"
 	case protocol.Finished:
 		return "`*CompletedError`"
+	case protocol.KeyExpired:
+		return "`ErrKeyExpired`"
 	case protocol.Uncertain:
 		return "`ErrUncertain`"
 	case protocol.Lost:

@@ -261,7 +261,7 @@ func TestForeignValues(t *testing.T) {
 // The scripts and the decoder must agree on what a record is: else a script would write over what we cannot read.
 func FuzzScriptsAndDecoderAgree(f *testing.F) {
 	now := time.Duration(time.Now().UnixMilli()) * time.Millisecond
-	for _, state := range []string{"mine live", "mine lapsed", "other released", "other tombstone", "mine completed", "mine failed"} {
+	for _, state := range []string{"mine live", "mine lapsed", "other released", "other tombstone", "other given back", "mine completed", "mine failed"} {
 		r, _ := stand(state, now)
 		f.Add(r.Encode())
 		f.Add(r.Encode()[:74])

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -64,11 +65,18 @@ func (l *lifetime) run() {
 			return err
 		}
 	}
-	lost := "00000000000000000000000000000abc"
+	lost, early := "00000000000000000000000000000abc", "00000000000000000000000000000def"
 	steps := []struct {
 		name string
 		do   func() error
 	}{
+		{"give back before the claim", func() error { return c.GiveBack(ctx, key, early) }},
+		{"claim of an old key", func() error {
+			if err := claim(IssuedAt(time.Now().Add(-2*kept)), Owner(early))(); !errors.Is(err, ErrKeyExpired) {
+				return fmt.Errorf("got %w", err)
+			}
+			return nil
+		}},
 		{"claim", claim()},
 		{"fenced write", func() error {
 			f := c.Fence(key)
@@ -188,6 +196,45 @@ func (l *lifetime) replay(step string) {
 	l.log.mu.Unlock()
 }
 
+// A claim that was given back before it came leaves a tombstone. Its key stays as old as it was: no copy of the claim is
+// granted over it, and no other claim that says how old the key is.
+func TestOldKeyIsRefusedAfterAGiveBack(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		for _, resource := range []string{"", "r" + fmt.Sprint(keyNumber.Add(1))} {
+			log := &recorder{}
+			rdb.AddHook(log)
+			s := setUp(t, rdb, resource)
+			old, young := IssuedAt(time.Now().Add(-kept-time.Minute)), IssuedAt(time.Now().Add(-kept+time.Minute))
+			_, err := s.c.Claim(t.Context(), s.key, old, Owner(mine))
+			wantError(t, err, ErrKeyExpired)
+			late := log.sent[len(log.sent)-1]
+			if err := s.c.GiveBack(t.Context(), s.key, mine); err != nil {
+				t.Fatal(err)
+			}
+			standing := s.get(s.names.Record)
+			if err := rdb.Do(t.Context(), late...).Err(); err != nil {
+				t.Fatal(err)
+			}
+			for what, opts := range map[string][]ClaimOption{"another": {old}, "the same, asked again": {old, Owner(mine)}} {
+				if _, err := s.c.Claim(t.Context(), s.key, opts...); !errors.Is(err, ErrKeyExpired) {
+					t.Errorf("resource %q: %s: %v", resource, what, err)
+				}
+			}
+			if is := s.get(s.names.Record); is != standing {
+				t.Errorf("resource %q: a claim that is too old changed\n%q\n%q", resource, standing, is)
+			}
+			record, err := s.c.Inspect(t.Context(), s.key)
+			if err != nil || record.State != StateReleased || record.Attempt != 0 {
+				t.Errorf("resource %q: %+v, %v", resource, record, err)
+			}
+			l := mustClaim(t, s.c, s.key, young)
+			if l.Attempt() != 1 || l.Token() <= record.Token {
+				t.Errorf("resource %q: attempt %d, token %d after %d", resource, l.Attempt(), l.Token(), record.Token)
+			}
+		}
+	})
+}
+
 // Two grants can have equal tokens, by clocks apart across a failover. An operator's request is about the one that he
 // read, and a late copy of it does nothing to the other.
 func TestLateOperatorsTellEqualTokensApart(t *testing.T) {
@@ -197,7 +244,7 @@ func TestLateOperatorsTellEqualTokensApart(t *testing.T) {
 			"resolve":           func(s *setting) error { return s.c.Resolve(t.Context(), s.key, Resolution{Rerun: true}) },
 			"resolve to result": func(s *setting) error { return s.c.Resolve(t.Context(), s.key, Resolution{Payload: []byte("result")}) },
 		} {
-			for _, resource := range []string{"", "account"} {
+			for _, resource := range []string{"", "r" + fmt.Sprint(keyNumber.Add(1))} {
 				log := &recorder{}
 				rdb.AddHook(log)
 				s := setUp(t, rdb, resource)

@@ -255,6 +255,7 @@ type situation struct {
 	fenceOwner, together bool // the fence is the request's owner's, is the record's
 	saved, again, marked bool
 	bound, asked         bool // to a fingerprint; the claim has one
+	old, back            bool // the claim's key; there is the tombstone of a give back
 }
 
 func (o *oracle) situation(op *operation) situation {
@@ -266,6 +267,7 @@ func (o *oracle) situation(op *operation) situation {
 		record:        r.State, lapsed: r.End <= ms, owner: r.Owner == q.Owner, token: r.Token == q.Token, read: r.Owner == q.Read,
 		fence: f.State, fenceLapsed: f.End <= ms, fenceOwner: f.Owner == q.Owner, together: f.Token == r.Token && f.Owner == r.Owner,
 		saved: r.Saved, again: r.Attempt > 0, marked: r.Mark > 0 || f.Mark > 0, bound: r.Print > 0, asked: q.Print > 0,
+		old: q.Issued != 0 && q.Issued+q.Retention < ms, back: r.Max == model.GivenBack,
 	}
 }
 
@@ -863,6 +865,8 @@ func TestOracleFindsBrokenScripts(t *testing.T) {
 		"claim without last + 1":             {scripts.Claim, "if last >= token then return last + 1 end", ""},
 		"claim without the clock":            {scripts.Claim, "local token = time[1] * 1000000 + time[2]", "local token = 0"},
 		"claim that does not cut":            {scripts.Claim, "if stored > bound then return bound end", ""},
+		"claim that a give back answers":     {scripts.Claim, "or state == 'r' and num(rec, 87, 99) == 1", ""},
+		"claim that no tombstone answers":    {scripts.Claim, "num(rec, 87, 99) == 1", "num(rec, 87, 99) <= 1"},
 		"claim with a short life":            {scripts.Claim, "'PX', ttl)", "'PX', 60000)"},
 		"renew of a lapsed lease":            {scripts.Renew, "if now >= stop then return {LOST} end", ""},
 		"renew past the lifetime":            {scripts.Renew, "math.min(math.max(stop, now + ARGV[2]), num(rec, 87, 99))", "math.max(stop, now + ARGV[2])"},
@@ -876,7 +880,8 @@ func TestOracleFindsBrokenScripts(t *testing.T) {
 		"complete that leaves the fence":     {scripts.Complete, "if fence then clear(", "if false then clear("},
 		"release of what is finished":        {scripts.Release, "if sub(rec, 1, 50) ~= head then", "if sub(rec, 3, 50) ~= sub(head, 3) then"},
 		"release that leaves the fence":      {scripts.Release, "if fence then clear(", "if false then clear("},
-		"give back without a tombstone":      {scripts.GiveBack, "redis.call('SET', KEYS[1], tombstone(ARGV[1], token, now), 'PX', keep(ARGV[3], token, now))", ""},
+		"give back without a tombstone":      {scripts.GiveBack, "redis.call('SET', KEYS[1], tombstone(ARGV[1], token, now, 1), 'PX', keep(ARGV[3], token, now))", ""},
+		"give back like expire":              {scripts.GiveBack, "token, now, 1)", "token, now, 0)"},
 		"give back of any owner":             {scripts.GiveBack, "if sub(rec, 2, 34) ~= 'p' .. ARGV[1] then return {OK} end", "if sub(rec, 2, 2) ~= 'p' then return {OK} end"},
 		"give back that counts":              {scripts.GiveBack, "if ARGV[4] and", "if false and"},
 		"expire of any grant":                {scripts.Expire, "if sub(rec, 3, 50) ~= ARGV[1] then return {OK} end", ""},

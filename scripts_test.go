@@ -126,19 +126,19 @@ func TestContractCheckerFindsWrongHeaders(t *testing.T) {
 // pinned are the scripts' hashes. A change here must be meant: servers then cache another script, and a
 // process of the version before runs the old one beside it.
 var pinned = map[string]string{
-	"claim":      "acbc6b37e86487ea1a110ee14cbbd0a199c56e0a",
-	"renew":      "7d512cc1c5f17df306b89cb1c9be7049b56ad515",
-	"checkpoint": "ede66fed010eee31ce24c8cb07c9b02c9cf1b752",
-	"complete":   "9ee70c90400d0d4ed4be4ed4616fb13ea783dba6",
-	"release":    "7e0efbf99b821508014920cdf4c8e3344b3af085",
-	"giveback":   "4acd66d68467375e5465b8c8bd14262f06bc789b",
-	"expire":     "94a6bf5e4e3e34deaedc8ef7ff46cfdcb7d5967c",
-	"resolve":    "ed69c3f80829aea4dd50109f43d692a6a44eea3b",
-	"mark":       "8bd1e7e9b585bfb3a39dca1514b70f4b366de229",
-	"confirm":    "df9a59f55bc182a8d48404879930534348141dfa",
-	"inspect":    "89f0d74801db57bb9d56874c9b9d587e3d81fd69",
-	"fence_do":   "a776d47cebac5a076865fb2418d3ebce73401df9",
-	"fence_eval": "fb92931dab9a89239db5e436b95226bf004e8484",
+	"claim":      "82e0db1d892f29b857a13850859b696e8557a8dd",
+	"renew":      "949a930c99dcfebb7a5feaa5392304b9938bf387",
+	"checkpoint": "cd42b6012b63ccc01963c207f7fd2d69e91328a0",
+	"complete":   "0a6d0e00340784720228980b864109f5ed5489a8",
+	"release":    "179ab9bd6cab6832e5d4178e16a88d189d2fe85b",
+	"giveback":   "d2245612c57e9aca0f115d0c4353c8e22c11ea99",
+	"expire":     "1b418d02435aa120e80438f31dd03815d2cd377c",
+	"resolve":    "c73b2e5fe7b4f5d384779b78efe3b23e45649939",
+	"mark":       "01053be4b1335d75231966ae5ae5a08a77986666",
+	"confirm":    "fffa9c3945a76be9343f2484b0c55d953ae97c85",
+	"inspect":    "95fc4165cb4b3e9ab014cd499f4871b527919734",
+	"fence_do":   "7605fa3bde2eb699fea97d35134fb89005e3cca8",
+	"fence_eval": "b8bd303de5b6f30fee413da9e0e0354709fe9230",
 }
 
 func TestPinnedHashes(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/internal/model"
 	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/scripts"
 )
@@ -57,10 +58,13 @@ func stand(state string, now time.Duration) (protocol.Record, bool) {
 		r.End = now - time.Second
 	case "released":
 		r.State = protocol.StateReleased
-	case "tombstone":
+	case "tombstone", "given back": // of expire, of a give back where there was nothing
 		r.State, r.Attempt, r.Bound, r.Fingerprint = protocol.StateReleased, 0, false, nil
 		r.End, r.Length, r.Maximum = now, 0, 0
 		r.Data, r.Sequence, r.Checkpointed = nil, 0, false
+		if what == "given back" {
+			r.Maximum = ms(model.GivenBack)
+		}
 	case "completed":
 		finish(protocol.StateCompleted, "result")
 	case "completed otherwise":
@@ -163,6 +167,10 @@ var verbs = map[string]func(s *setting) *call{
 	"claim in quarantine": func(s *setting) *call {
 		return s.c.claimCall(&claim{key: s.key, names: s.names, request: request{owner: mine, fingerprint: []byte("fp"), quarantine: true, lease: 50 * time.Second, grace: 10 * time.Second, lifetime: time.Hour}})
 	},
+	"claim of an old key": func(s *setting) *call {
+		old := time.UnixMilli((s.now - kept).Milliseconds() - 1)
+		return s.c.claimCall(&claim{key: s.key, names: s.names, request: request{owner: mine, fingerprint: []byte("fp"), issuedAt: old, lease: 50 * time.Second, grace: 10 * time.Second, lifetime: time.Hour}})
+	},
 	"renew": func(s *setting) *call { return s.lease().renewCall(true) },
 	"checkpoint": func(s *setting) *call {
 		return s.held(protocol.Checkpoint(s.names, granted, 4, []byte("further")))
@@ -223,7 +231,7 @@ func (s *setting) resolve(to byte, payload string) *call {
 //	saved        the same with the new checkpoint
 //	done c/f     finished by "mine" under its own token
 //	released     the same record, released
-//	tombstone    released, attempt 0, bound to nothing, token raised
+//	tombstone    released, attempt 0, bound to nothing, token raised; "of a give back" says so
 //	settled r/c  as resolve leaves it: token raised
 //	marked       the same with the mark
 type expectation struct {
@@ -243,7 +251,14 @@ var table = map[string]map[string]expectation{
 		"mine completed": {protocol.Finished, "same", "same"}, "mine failed": {protocol.Finished, "same", "same"}, "mine released": {protocol.Over, "same", "same"},
 		"other live": {protocol.InProgress, "same", "same"}, "other lapsed": {protocol.OK, "grant 3", "held"}, "other released": {protocol.OK, "grant 3", "held"},
 		"other completed": {protocol.Finished, "same", "same"}, "other failed": {protocol.Finished, "same", "same"}, "other tombstone": {protocol.OK, "grant 1", "held"},
-		"mine tombstone": {protocol.Over, "same", "same"},
+		"mine tombstone": {protocol.Over, "same", "same"}, "other given back": {protocol.OK, "grant 1", "held"}, "mine given back": {protocol.Over, "same", "same"},
+	},
+	"claim of an old key": {
+		"absent": {protocol.KeyExpired, gone, "same"}, "mine live": {protocol.OK, "same", "same"}, "mine lapsed": {protocol.Over, "same", "same"},
+		"mine completed": {protocol.Finished, "same", "same"}, "mine failed": {protocol.Finished, "same", "same"}, "mine released": {protocol.Over, "same", "same"},
+		"mine tombstone": {protocol.Over, "same", "same"}, "mine given back": {protocol.Over, "same", "same"}, "other live": {protocol.InProgress, "same", "same"},
+		"other lapsed": {protocol.OK, "grant 3", "held"}, "other released": {protocol.OK, "grant 3", "held"}, "other completed": {protocol.Finished, "same", "same"},
+		"other failed": {protocol.Finished, "same", "same"}, "other tombstone": {protocol.OK, "grant 1", "held"}, "other given back": {protocol.KeyExpired, "same", "same"},
 	},
 	"claim with another fingerprint": {
 		"absent": {protocol.OK, "grant 1", "held"}, "mine live": {protocol.Mismatch, "same", "same"}, "mine lapsed": {protocol.Mismatch, "same", "same"},
@@ -286,19 +301,20 @@ var table = map[string]map[string]expectation{
 		"other released": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
 	"give back": {
-		"absent": {protocol.OK, "tombstone", "cleared"}, "mine live": {protocol.OK, "released", "cleared"}, "mine lapsed": {protocol.OK, "released", "cleared"},
+		"absent": {protocol.OK, "tombstone of a give back", "cleared"}, "mine live": {protocol.OK, "released", "cleared"}, "mine lapsed": {protocol.OK, "released", "cleared"},
 		"mine completed": {protocol.OK, "same", "same"}, "mine failed": {protocol.OK, "same", "same"}, "mine released": {protocol.OK, "same", "same"},
+		"mine given back": {protocol.OK, "same", "same"}, "other given back": {protocol.OK, "same", "same"},
 		"mine tombstone": {protocol.OK, "same", "same"}, "other live": {protocol.OK, "same", "same"}, "other lapsed": {protocol.OK, "same", "same"},
 		"other released": {protocol.OK, "same", "same"}, "other completed": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
-	"give back uncounted": {"mine live": {protocol.OK, "uncounted", "cleared"}, "absent": {protocol.OK, "tombstone", "cleared"}},
+	"give back uncounted": {"mine live": {protocol.OK, "uncounted", "cleared"}, "absent": {protocol.OK, "tombstone of a give back", "cleared"}},
 	"expire": {
 		"absent": {protocol.OK, "tombstone", "cleared"}, "mine live": {protocol.OK, "tombstone", "cleared"}, "mine lapsed": {protocol.OK, "tombstone", "cleared"},
 		"mine completed": {protocol.OK, "tombstone", "cleared"}, "mine failed": {protocol.OK, "tombstone", "cleared"}, "mine released": {protocol.OK, "tombstone", "cleared"},
 		"other live": {protocol.OK, "same", "same"}, "other lapsed": {protocol.OK, "same", "same"}, "other completed": {protocol.OK, "same", "same"},
 		"other released": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 		"equal live": {protocol.OK, "same", "same"}, "equal lapsed": {protocol.OK, "same", "same"}, "equal completed": {protocol.OK, "same", "same"},
-		"equal released": {protocol.OK, "same", "same"}, "equal tombstone": {protocol.OK, "same", "same"},
+		"equal released": {protocol.OK, "same", "same"}, "equal tombstone": {protocol.OK, "same", "same"}, "mine given back": {protocol.OK, "tombstone", "cleared"},
 	},
 	"resolve to rerun": {
 		"absent": {protocol.Absent, gone, "same"}, "mine live": {protocol.InProgress, "same", "same"}, "mine lapsed": {protocol.OK, "settled r", "cleared"},
@@ -339,6 +355,12 @@ var withResource = map[string]map[string]expectation{
 		"other completed / other": {protocol.Finished, "same", "same"}, "other live / other": {protocol.InProgress, "same", "same"},
 		"mine live / gone": {protocol.Over, "same", "gone"}, "mine live / other": {protocol.Over, "same", "same"}, "mine live / mine cleared": {protocol.Over, "same", "same"},
 		"other tombstone / other": {protocol.Blocked, "same", "same"}, "other lapsed / gone": {protocol.OK, "grant 3", "held"},
+		"other given back / other": {protocol.Blocked, "same", "same"},
+	},
+	"claim of an old key": {
+		"absent / gone": {protocol.KeyExpired, gone, "gone"}, "absent / other": {protocol.Blocked, gone, "same"}, "absent / other cleared": {protocol.KeyExpired, gone, "same"},
+		"other given back / gone": {protocol.KeyExpired, "same", "gone"}, "other given back / other": {protocol.Blocked, "same", "same"},
+		"other given back / other lapsed": {protocol.KeyExpired, "same", "same"}, "other tombstone / gone": {protocol.OK, "grant 1", "held"},
 	},
 	"renew": {
 		"mine live / gone": {protocol.Lost, "same", "gone"}, "mine live / other": {protocol.Stale, "same", "same"}, "mine live / mine cleared": {protocol.Stale, "same", "same"},
@@ -352,7 +374,7 @@ var withResource = map[string]map[string]expectation{
 	},
 	"fail":      {"absent / gone": {protocol.Lost, gone, "gone"}, "mine live / other": {protocol.Stale, "same", "same"}},
 	"release":   {"mine live / gone": {protocol.OK, "same", "gone"}, "mine live / other": {protocol.OK, "same", "same"}},
-	"give back": {"mine live / gone": {protocol.OK, "same", "gone"}, "mine live / other": {protocol.OK, "same", "same"}, "absent / other": {protocol.OK, "tombstone", "same"}, "absent / gone": {protocol.OK, "tombstone", "gone"}},
+	"give back": {"mine live / gone": {protocol.OK, "same", "gone"}, "mine live / other": {protocol.OK, "same", "same"}, "absent / other": {protocol.OK, "tombstone of a give back", "same"}, "absent / gone": {protocol.OK, "tombstone of a give back", "gone"}},
 	"expire": {
 		"mine live / other": {protocol.OK, "tombstone", "same"}, "mine live / gone": {protocol.OK, "tombstone", "gone"},
 		"mine live / mine cleared": {protocol.OK, "tombstone", "same"}, "absent / other": {protocol.OK, "tombstone", "same"},
@@ -536,6 +558,9 @@ func (s *setting) left(what, name, was string, before protocol.Record, want stri
 			owner = mine
 		}
 		expect = protocol.Record{State: protocol.StateReleased, Owner: owner, Token: after.Token, Mark: '0', End: after.End}
+		if arg != "" {
+			expect.Maximum = ms(model.GivenBack)
+		}
 		least = buried
 	case "settled":
 		if after.Token <= highest {

@@ -2,6 +2,7 @@ package coordtest
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -144,4 +145,28 @@ func issuedAt(t *trial) {
 	t.ok("complete", l.Complete(t.ctx, nil))
 	_, err = c.Claim(t.ctx, key, coordinator.IssuedAt(time.Now().Add(-5*time.Hour)))
 	t.want("an old key with a result", err, coordinator.ErrCompleted)
+
+	// Who gives up a claim that never came leaves something there, which says nothing of the key.
+	const owner = "0123456789abcdef0123456789abcdef"
+	old := coordinator.IssuedAt(time.Now().Add(-5 * time.Hour))
+	for kind, key := range t.kinds() {
+		t.ok("give back", c.GiveBack(t.ctx, key, owner))
+		before := t.raw(key)
+		_, err := c.Claim(t.ctx, key, old)
+		t.want(kind+", old, whose claim was given back", err, coordinator.ErrKeyExpired)
+		_, err = c.Claim(t.ctx, key, old, coordinator.Owner(owner))
+		t.want(kind+", old, asked for again after its give back", err, coordinator.ErrKeyExpired)
+		if !maps.Equal(before, t.raw(key)) {
+			t.Errorf("%s: a claim that was refused changed what is there", kind)
+		}
+		t.ok("release", t.claim(c, key, coordinator.IssuedAt(time.Now().Add(-time.Hour))).Release(t.ctx))
+		t.claim(c, key, old)
+
+		t.lose(key)
+		t.ok("give back", c.GiveBack(t.ctx, key, owner))
+		t.ok("expire", c.Expire(t.ctx, key))
+		if l := t.claim(c, key, old); l.Attempt() != 1 {
+			t.Errorf("%s: expired, it is attempt %d", kind, l.Attempt())
+		}
+	}
 }

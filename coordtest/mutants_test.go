@@ -36,6 +36,7 @@ var mutants = []struct {
 	{"claim ignores the fingerprint", "claim", []string{"return {MISMATCH}", "size = 0"}, "P4 a key is bound to its first fingerprint, until it is expired"},
 	{"claim ignores a live lease", "claim", []string{"if now < lease_end(rec, fence, now) then return stands(IN_PROGRESS, rec, fence, now) end", ""}, "P1 many claim a key at once, one gets it"},
 	{"claim ignores the resource", "claim", []string{"if fence and sub(fence, 2, 2) == 'p' and", "if false and"}, "P1 many claim keys of a resource at once, one gets it"},
+	{"claim takes a give back for a record", "claim", []string{"or state == 'r' and num(rec, 87, 99) == 1", ""}, oldKeys},
 	{"claim cuts the replay", "claim", []string{"return {FINISHED, rec}", "return {FINISHED, sub(rec, 1, #rec - 1)}"}, "P4 a result is replayed byte for byte"},
 	{"claim takes over what is in quarantine", "claim", []string{"if find(flags, 'q', 1, true) then return {UNCERTAIN} end", ""}, "P3 what lapsed in quarantine waits for its resolution"},
 	{"claim sets no TTL", "claim", []string{"redis.call('SET', KEYS[1], rec, 'PX', ARGV[5])", "redis.call('SET', KEYS[1], rec)"}, "P1 many claim a key at once, one gets it"},
@@ -47,6 +48,8 @@ var mutants = []struct {
 	{"release after complete", "release", []string{"if sub(rec, 1, 50) ~= head then", "if sub(rec, 3, 50) ~= sub(head, 3) then"}, "P4 an outcome is final"},
 	{"release by anybody", "release", []string{"if sub(rec, 1, 50) ~= head then", "if false then"}, everyCell},
 	{"give back by anybody", "giveback", []string{"if sub(rec, 2, 34) ~= 'p' .. ARGV[1] then return {OK} end", ""}, lateWorkers},
+	{"give back leaves what expire does", "giveback", []string{"token, now, 1)", "token, now, 0)"}, oldKeys},
+	{"expire leaves what give back does", "expire", []string{"token, now, 0)", "token, now, 1)"}, oldKeys},
 	{"expire unconditionally", "expire", []string{"if sub(rec, 3, 50) ~= ARGV[1] then return {OK} end", ""}, copies},
 	{"expire compares tokens only", "expire", []string{"sub(rec, 3, 50) ~= ARGV[1]", "sub(rec, 35, 50) ~= sub(ARGV[1], -16)"}, lateOperators},
 	{"resolve compares tokens only", "resolve", []string{"sub(rec, 3, 50) ~= ARGV[1]", "sub(rec, 35, 50) ~= sub(ARGV[1], -16)"}, lateOperators},
@@ -66,6 +69,7 @@ const (
 	woken         = "P8 waiters are woken, and need not look"
 	copies        = "P5 copies of requests that arrive late change nothing"
 	fences        = "P3 a fence lets only the current grant write"
+	oldKeys       = "P8 a key older than the retention is refused"
 	lateOperators = "P5 a late copy of what an operator did tells equal tokens apart"
 	lateWorkers   = "P3 a lease that lapsed may still finish, until it is taken over"
 )

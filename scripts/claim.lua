@@ -105,7 +105,9 @@ if flags ~= '' or ARGV[7] then
   if floor > now * 1000 + 86400000000 then return {AHEAD, 7} end
   if issued then
     if issued - now > 3600000 then return {AHEAD, 8} end
-    if not rec and issued + ARGV[5] - tonumber(ARGV[3]) < now then return {KEY_EXPIRED} end
+    -- The tombstone of a give back is no answer to whether the key has run.
+    local unknown = not rec or state == 'r' and num(rec, 87, 99) == 1
+    if unknown and issued + ARGV[5] - tonumber(ARGV[3]) < now then return {KEY_EXPIRED} end
   end
   last = math.max(last, floor)
 end

@@ -12,7 +12,7 @@
 --    60   2  fingerprint   its length, 00 to 64; 99: bound to none yet
 --    62  13  end           p, r: the lease's end; c, f: when it finished; ms by the server's clock
 --    75  12  length        p, r: of the lease and its grace, ms
---    87  13  maximum       p, r: the end that no renewal passes, ms
+--    87  13  maximum       p, r: the end that no renewal passes, ms; in a tombstone 0, or 1 where a give back made it
 --   100      p, r: the fingerprint, then nothing or a checkpoint: 10 digits of sequence number and its data
 --    75      c, f: the fingerprint, then the result
 --
@@ -21,7 +21,7 @@
 -- r when nobody does; where a record has its checkpoint it has the name of the record that holds it.
 
 -- luacheck: push ignore 211 431
--- What a script answers first. reply.go decodes it; a number never changes its meaning.
+-- What a script answers first. internal/protocol decodes it; a number never changes its meaning.
 local OK, OVER, MISMATCH, IN_PROGRESS, FINISHED, UNCERTAIN, LOST, STALE = 0, 1, 2, 3, 4, 5, 6, 7
 local ABSENT, CORRUPT, MOVED_ON, RESTORED, KEY_EXPIRED, AHEAD, SPENT, BLOCKED = 8, 9, 10, 11, 12, 13, 14, 15
 local FAILED = 16
@@ -111,9 +111,9 @@ local function wake(rec, channel)
   if mark == '2' or mark == '3' then redis.pcall('SPUBLISH', channel, '') end
 end
 
--- A record that nobody holds, with the token raised over everything granted before.
-local function tombstone(owner, token, now)
-  return format('1r%s%016.0f00000000099%013.0f%025d', owner, token, now, 0)
+-- A record that nobody holds, with the token raised over everything granted before. Its maximum says who made it.
+local function tombstone(owner, token, now, maximum)
+  return format('1r%s%016.0f00000000099%013.0f%025d', owner, token, now, maximum)
 end
 
 -- Nobody holds the resource any more; its token stays.

@@ -20,7 +20,7 @@ local time = redis.call('TIME')
 local now = millis(time)
 local token = mint(time, math.max(token_of(rec), token_of(fence)))
 if token >= 9007199254740992 then return {SPENT} end
-redis.call('SET', KEYS[1], tombstone(rec and sub(rec, 3, 34) or ARGV[2], token, now), 'PX', keep(ARGV[3], token, now))
+redis.call('SET', KEYS[1], tombstone(rec and sub(rec, 3, 34) or ARGV[2], token, now, 0), 'PX', keep(ARGV[3], token, now))
 if fence and sub(fence, 2, 2) == 'p' and sub(fence, 110) == KEYS[1] then clear(fence, KEYS[2], ARGV[4], now) end
 if rec and sub(rec, 2, 2) == 'p' then wake(rec, KEYS[1]) end
 return {OK}

@@ -7,6 +7,7 @@
 -- ARGV[4]  optional, 1: nobody worked under the grant, its attempt does not count
 -- Replies: {OK} · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: in progress, lapsed → released; absent → released, by a tombstone that makes a late copy of the claim find itself over.
+--   Its maximum is 1, because it knows nothing of the key: a claim judges the key's age as where there is no record.
 -- Repeating: a copy finds the owner's record released and writes nothing.
 local rec = redis.pcall('GET', KEYS[1])
 if rec then
@@ -28,7 +29,7 @@ if rec then
 else
   local token = mint(time, token_of(fence))
   if token >= 9007199254740992 then return {SPENT} end
-  redis.call('SET', KEYS[1], tombstone(ARGV[1], token, now), 'PX', keep(ARGV[3], token, now))
+  redis.call('SET', KEYS[1], tombstone(ARGV[1], token, now, 1), 'PX', keep(ARGV[3], token, now))
 end
 if held then clear(fence, KEYS[2], ARGV[2], now) end
 if rec then wake(rec, KEYS[1]) end

@@ -10,7 +10,11 @@ func (x *explorer) run(w *world, l *letter, at int, how string) Reply {
 	switch q.Verb {
 	case Claim:
 		q.Print = x.Prints[l.caller]
-		q.Quarantine = x.Quarantine && int(l.caller) == x.Callers-1
+		last := int(l.caller) == x.Callers-1
+		q.Quarantine = x.Quarantine && last
+		if x.Old && last {
+			q.Issued = -x.Retention
+		}
 	case Complete:
 		q.Print, q.Data = x.Prints[l.caller], int32(l.caller)+1
 	case Resolve:
@@ -132,6 +136,14 @@ func (v *visit) claim() {
 		v.fail("P4: a claim is answered with a result that nothing stored")
 		return
 	}
+	if v.reply.Code == KeyExpired {
+		if n.ran[v.key] {
+			v.fail("P8: a claim is refused for the age of its key, which has a record")
+		}
+		if before.there() {
+			v.note(metOldKey)
+		}
+	}
 	current := v.current()
 	own := current != nil && current.owner == int8(v.q.Owner) && current.key == v.key
 	if v.reply.Code == Busy || v.reply.Code == Blocked {
@@ -166,6 +178,9 @@ func (v *visit) granted(current *grant, guard *Record) {
 	token := v.reply.Record.Token
 	v.minted = true
 	if v.judged {
+		if v.q.Issued != 0 && !n.ran[v.key] {
+			v.fail("P8: a key that is older than the retention is granted, and nothing is known of it")
+		}
 		if n.closed[v.key] == int8(v.q.Owner)+1 {
 			v.fail("P5: a late copy of a claim is granted though its own grant is over")
 		}
@@ -201,6 +216,7 @@ func (v *visit) granted(current *grant, guard *Record) {
 	w.grants[i].version = n.version[v.key]
 	n.closed[v.key] = 0
 	n.bound[v.key] = v.q.Print
+	n.ran[v.key] = true
 }
 
 func (w *world) nodeOf(n *node) int {
@@ -279,6 +295,7 @@ func (v *visit) holder() {
 				}
 			}
 			n.bound[v.key] = v.q.Print
+			n.ran[v.key] = true
 		}
 	}
 }
@@ -326,6 +343,7 @@ func (v *visit) operator() {
 	}
 	v.end()
 	n.happens(v.key)
+	n.ran[v.key] = true
 	n.closed[v.key] = int8(n.Records[v.key].Owner) + 1
 	if v.q.Verb == Expire {
 		n.bound[v.key], n.answer[v.key] = Unbound, outcome{}

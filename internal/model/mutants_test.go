@@ -33,6 +33,7 @@ var mutants = []struct {
 	{"OwnGrant", "P5", "failover, one resource"},
 	{"OwnEnd", "P5", "operators, one resource"},
 	{"GiveBackTombstone", "P5", "operators, one resource"},
+	{"GivenBack", "P8", "old keys"},
 	{"Fingerprint", "P4", "failover, keys apart"},
 	{"SameOutcome", "P4", "operators, quarantine"},
 	{"ResolveLapsed", "P1", "operators, quarantine"},

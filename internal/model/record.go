@@ -45,12 +45,15 @@ func (c Code) String() string { return codeNames[c] }
 // Unbound is the fingerprint of a record that is bound to none yet. To be bound to no fingerprint is a value of its own.
 const Unbound int32 = -1
 
+// GivenBack is the maximum of a tombstone that a give back made: to a key's age it is no record.
+const GivenBack int64 = 1
+
 // Record is what the server holds for a key. Its zero value is an absent one.
 type Record struct {
 	Token    int64
 	End      int64 // of the lease; of a finished record, when it finished
 	Length   int64 // of the lease and its grace
-	Max      int64 // the end that no renewal passes
+	Max      int64 // the end that no renewal passes; in a tombstone 0, or GivenBack
 	Expiry   int64 // when the server forgets it
 	Sequence int64 // of the checkpoint
 	Owner    int32

@@ -32,6 +32,7 @@ type Without struct {
 	OwnGrant          bool // claim does not know its own live grant
 	OwnEnd            bool // claim does not know that its own grant is over
 	GiveBackTombstone bool // give back leaves nothing where there was nothing
+	GivenBack         bool // claim takes the tombstone of a give back for a record, also of a key that is too old
 	Fingerprint       bool // claim does not compare fingerprints
 	SameOutcome       bool // a repeated complete does not compare what is stored
 	ResolveLapsed     bool // resolve settles a live lease too

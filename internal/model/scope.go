@@ -38,6 +38,7 @@ type Scope struct {
 	Floor     int64   // MinToken of the last caller, as a time, ticks from the beginning; 0 none
 
 	Quarantine bool // of the last caller's claims
+	Old        bool // the last caller's key is older than the retention, and its claims say so
 
 	Length, Lifetime, Retention, Burial int64 // ticks; Length has a grace of one
 }

@@ -62,6 +62,15 @@ var scopes = []struct {
 	},
 	{
 		Scope: Scope{
+			Name: "old keys", Keys: 1, Callers: 3, Prints: [3]int32{1, 1, 1}, Settled: true, Operate: [2]bool{true, false}, Old: true,
+			Ticks: 3, Claims: 3, Completes: 1, GiveBacks: 2, Expires: 1, Lost: 1, Late: 1, InFlight: 1, Evictions: 1,
+			Length: 2, Lifetime: 4, Retention: 5, Burial: 5,
+		},
+		few:      2,
+		mustMeet: []string{metTakeover, metExpired, metTombstone, metOldKey, metReplay},
+	},
+	{
+		Scope: Scope{
 			Name: "operators, failover", Keys: 1, Callers: 2, Prints: [3]int32{1, 1, 1}, Settled: true, Operate: [2]bool{true, false},
 			Ticks: 2, Claims: 2, Completes: 1, Expires: 1, Resolves: 1, Late: 1, InFlight: 1,
 			Cuts: 1, Promotions: 1, Skew: []int64{0, -1}, Answers: 1,

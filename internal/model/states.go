@@ -15,6 +15,7 @@ const (
 	metExpired          = "expired"
 	metResolved         = "resolved"
 	metTombstone        = "tombstone of a claim given back"
+	metOldKey           = "old key refused over such a tombstone"
 )
 
 // situations counts what an exploration must have met to be worth its name.

@@ -70,7 +70,8 @@ func (p *Protocol) Claim(s Slot, now int64, q *Request) (Slot, Reply) {
 		if q.Issued-ms > p.Early {
 			return s, Reply{Code: Ahead, Which: 8}
 		}
-		if !r.there() && q.Issued+q.Retention < ms {
+		back := r.State == Released && r.Max == GivenBack && !p.Without.GivenBack
+		if (!r.there() || back) && q.Issued+q.Retention < ms {
 			return s, Reply{Code: KeyExpired}
 		}
 	}
@@ -214,6 +215,7 @@ func (p *Protocol) GiveBack(s Slot, now int64, q *Request) (Slot, Reply) {
 			return s, Reply{Code: Spent}
 		}
 		*r = p.tombstone(q.Owner, token, q.Burial, ms)
+		r.Max = GivenBack
 	}
 	if holds {
 		p.clear(f, q.Retention, ms)

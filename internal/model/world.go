@@ -47,6 +47,7 @@ type known struct {
 	closed  [MaxKeys]int8    // by key: the owner whose claim was the last to be ended, plus one
 	bound   [MaxKeys]int32   // by key: the fingerprint that it is bound to
 	answer  [MaxKeys]outcome // by key
+	ran     [MaxKeys]bool    // by key: what stands there is of a grant, or of an operator who decided that it runs anew
 	looked  [MaxKeys]int64   // by domain: the true time by which the lease that a claim was refused for must be over; 0 none
 }
 
@@ -148,7 +149,7 @@ func (n *node) forgotten(key int8, w *world) {
 		n.current[key] = 0 // with a resource the fence still lets it write
 	}
 	n.happens(key)
-	n.closed[key], n.bound[key], n.answer[key] = 0, Unbound, outcome{}
+	n.closed[key], n.bound[key], n.answer[key], n.ran[key] = 0, Unbound, outcome{}, false
 	n.survive(w)
 }
 
@@ -241,7 +242,7 @@ func (c *coder) node(n *node) {
 	}
 	code(c, &n.offset)
 	code(c, &n.minted)
-	c.flags(&n.takenOver)
+	c.flags(&n.takenOver, &n.ran[0], &n.ran[1])
 	small := [2]uint8{uint8(n.made), uint8(n.tokens)}
 	c.bits(&small[0])
 	c.bits(&small[1])

@@ -10,7 +10,8 @@ import (
 	"github.com/onceward/coordinator/scripts"
 )
 
-// records are one of each form: in progress with a checkpoint, released as a tombstone, completed, failed without a fingerprint.
+// records are one of each form: in progress with a checkpoint, released as a tombstone, completed, failed without a fingerprint,
+// released as the tombstone of a give back.
 func records() []*Record {
 	const now = 1_700_000_000_000 * time.Millisecond
 	owner := strings.Repeat("1", 32)
@@ -22,6 +23,7 @@ func records() []*Record {
 		{State: StateReleased, Owner: owner, Token: 1_700_000_000_000_000, End: now},
 		{State: StateCompleted, Owner: owner, Token: 5, Attempt: 1, Bound: true, Fingerprint: []byte("fp"), End: now, Data: []byte("result")},
 		{State: StateFailed, Owner: owner, Token: 5, Mark: '3', Attempt: 1, Bound: true, End: now},
+		{State: StateReleased, Owner: owner, Token: 1_700_000_000_000_000, End: now, Maximum: time.Millisecond},
 	}
 }
 
