@@ -73,7 +73,7 @@ func (l *lifetime) run() {
 		{"give back before the claim", func() error { return c.GiveBack(ctx, key, early) }},
 		{"claim of an old key", func() error {
 			if err := claim(IssuedAt(time.Now().Add(-2*kept)), Owner(early))(); !errors.Is(err, ErrKeyExpired) {
-				return fmt.Errorf("got %w", err)
+				return fmt.Errorf("got %v", err)
 			}
 			return nil
 		}},
@@ -240,7 +240,11 @@ func TestOldKeyIsRefusedAfterAGiveBack(t *testing.T) {
 func TestLateOperatorsTellEqualTokensApart(t *testing.T) {
 	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
 		for verb, act := range map[string]func(s *setting) error{
-			"expire":            func(s *setting) error { return s.c.Expire(t.Context(), s.key) },
+			"expire": func(s *setting) error { return s.c.Expire(t.Context(), s.key) },
+			"expire of nothing": func(s *setting) error {
+				s.put(s.names.Record, protocol.Record{}, false)
+				return s.c.Expire(t.Context(), s.key)
+			},
 			"resolve":           func(s *setting) error { return s.c.Resolve(t.Context(), s.key, Resolution{Rerun: true}) },
 			"resolve to result": func(s *setting) error { return s.c.Resolve(t.Context(), s.key, Resolution{Payload: []byte("result")}) },
 		} {

@@ -116,6 +116,9 @@ func (x *explorer) replication() {
 		}
 		w.phase = replaced
 		w.nodes[1].offset = w.nodes[0].offset + skew
+		for k := range w.nodes[1].events {
+			w.nodes[1].events[k] += elsewhere // what happens here from now on did not happen on the other
+		}
 		w.nodes[1].minted = 0
 		x.clocks(w)
 		x.done(w, "B is promoted, its clock is %+d", skew)

@@ -76,7 +76,7 @@ var scopes = []struct {
 			Cuts: 1, Promotions: 1, Skew: []int64{0, -1}, Answers: 1,
 			Length: 2, Lifetime: 4, Retention: 5, Burial: 5,
 		},
-		few:      2,
+		few:      1,
 		mustMeet: []string{metExpired, metLostGrant, metReplacedGrant, metEqualTokens},
 	},
 	{

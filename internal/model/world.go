@@ -153,6 +153,9 @@ func (n *node) forgotten(key int8, w *world) {
 	n.survive(w)
 }
 
+// elsewhere is more than the events that a key can have on the node that was the master first.
+const elsewhere = 50
+
 // happens gives what stands at a key a number of its own.
 func (n *node) happens(key int8) {
 	n.events[key]++
