@@ -134,13 +134,6 @@ func (c *Coordinator) Expire(ctx context.Context, key Key) (err error) {
 	return k.done()
 }
 
-func done(k *call) error {
-	if k.Err == nil && k.Reply.Code != protocol.OK {
-		return k.unexpected()
-	}
-	return k.Err
-}
-
 // GiveBack ends the claim of this owner, whose outcome its caller does not know, where it was granted; a
 // copy of the claim that is still on its way then grants nothing. Do and the adapters do that by themselves.
 func (c *Coordinator) GiveBack(ctx context.Context, key Key, owner string) (err error) {
