@@ -94,9 +94,9 @@ func (c *Coordinator) start(fn func()) bool {
 // tidyTime bounds what is done on behalf of a caller whose own context is over.
 const tidyTime = time.Second
 
-// tidy runs fn beside the callers for at most tidyTime; Close ends it. ctx gives values only.
-func (c *Coordinator) tidy(ctx context.Context, fn func(context.Context)) {
-	c.start(func() {
+// tidy runs fn beside the callers for at most tidyTime; Close ends it. ctx gives values only. false after Close.
+func (c *Coordinator) tidy(ctx context.Context, fn func(context.Context)) bool {
+	return c.start(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
 		defer cancel()
 		defer context.AfterFunc(c.base, cancel)()

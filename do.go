@@ -71,9 +71,7 @@ func Do[T any](ctx context.Context, c *Coordinator, key Key, fn func(context.Con
 	lease, err := c.Claim(ctx, key, r.claim...)
 	if err != nil {
 		var unknown *UnknownError
-		if errors.As(err, &unknown) {
-			owner := unknown.Owner
-			c.tidy(ctx, func(ctx context.Context) { _ = c.GiveBack(ctx, key, owner) })
+		if errors.As(err, &unknown) && c.tidy(ctx, func(ctx context.Context) { _ = c.GiveBack(ctx, key, unknown.Owner) }) {
 			err = &UnknownError{Key: key, Err: unknown.Err} // asking again with that owner would race with the giving back
 		}
 		return replay[T](r.codec, err)

@@ -43,7 +43,7 @@ type Lease struct {
 	completedAt time.Time
 	finishing   int  // completions under way: a renewal that finds the record ended is no loss
 	doomed      bool // a renewal found it over meanwhile
-	over        bool // the context has ended, or is about to
+	over        bool // the context has ended
 
 	place renewal.Place // the schedule's
 }
@@ -194,17 +194,20 @@ func (l *Lease) finish(cause error) {
 	l.mu.Lock()
 	first := !l.over
 	l.over = true
-	l.mu.Unlock()
 	l.cancel(cause)
+	l.mu.Unlock()
 	l.c.schedule.Remove(l)
 	switch {
 	case !first:
 	case errors.Is(cause, ErrLeaseLost):
-		// Beside us: the observer takes the time that it takes, and other leases' ends do not wait for it.
-		l.c.start(func() {
+		note := func() {
 			l.c.observer.Note(Event{Op: "lease", Outcome: "lost", Key: l.key, Err: cause, Count: 1})
 			l.c.noteHeld(-1)
-		})
+		}
+		// Beside us: the observer takes the time that it takes, and other leases' ends do not wait for it.
+		if !l.c.start(note) {
+			note()
+		}
 	default:
 		l.c.noteHeld(-1)
 	}
@@ -344,8 +347,7 @@ func (l *Lease) Release(ctx context.Context) (err error) {
 	// The work is over whatever becomes of the release: were the lease renewed on, a lost release would block
 	// the key until its maximum lifetime.
 	l.finish(nil)
-	if ctx.Err() != nil {
-		l.c.tidy(ctx, func(ctx context.Context) { _ = l.release(ctx) })
+	if ctx.Err() != nil && l.c.tidy(ctx, func(ctx context.Context) { _ = l.release(ctx) }) {
 		return &UnknownError{Key: l.key, Owner: l.grant.Owner, Err: fmt.Errorf("the release goes on in the background: %w", context.Cause(ctx))}
 	}
 	return l.release(ctx)

@@ -32,8 +32,7 @@ func newSchedule(c *Coordinator) *renewal.Schedule[*Lease] {
 func (c *Coordinator) tend(l *Lease) {
 	c.noteHeld(1)
 	if !c.schedule.Add(l) {
-		l.cancel(ErrClosed)
-		c.noteHeld(-1)
+		l.finish(ErrClosed)
 	}
 }
 

@@ -77,11 +77,14 @@ func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
 	pending := calls
 	var last error
 	for try := 0; ; try++ {
+		if try > 0 {
+			c.BackOff(ctx, try)
+		}
 		if c.Base.Err() != nil {
 			c.abandon(pending, context.Cause(c.Base), last)
 			return
 		}
-		if ctx.Err() != nil || try > 0 && !c.BackOff(ctx, try) {
+		if ctx.Err() != nil {
 			c.abandon(pending, context.Cause(ctx), last)
 			return
 		}
