@@ -419,3 +419,21 @@ func (p *pipelineSizes) ProcessPipelineHook(next redis.ProcessPipelineHook) redi
 		return next(ctx, cmds)
 	}
 }
+
+// A claim that is asked again, by its caller or by the client under it, finds part of its lease gone already. It is renewed
+// in what is left, not when a third of a whole lease would be over.
+func TestGrantThatIsAskedForAgainIsRenewed(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
+		c := open(t, rdb, WithLease(30*time.Second))
+		first := mustClaim(t, c, newKey(t), ManualRenewal())
+		time.Sleep(25 * time.Second)
+		l := mustClaim(t, c, first.Key(), Owner(first.Grant().Owner))
+		if left := time.Until(l.Deadline()); l.Grant() != first.Grant() || left > 5*time.Second {
+			t.Fatalf("it is another grant, or has %v left", left)
+		}
+		time.Sleep(time.Minute)
+		if l.Context().Err() != nil {
+			t.Errorf("it ended: %v", context.Cause(l.Context()))
+		}
+	})
+}

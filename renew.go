@@ -36,14 +36,15 @@ func (c *Coordinator) tend(l *Lease) {
 	}
 }
 
-// due is when the next renewal goes out: after a third of the lease, with jitter.
+// due is when the next renewal goes out: after a third of what was left of the lease, with jitter. A claim that was
+// repeated finds less than a whole one left.
 func (l *Lease) due() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.manual || l.end >= l.maximum {
+	if l.manual || l.end >= l.maximum || !l.deadline.Before(l.latest) {
 		return l.deadline
 	}
-	return l.sent.Add(l.c.carrier.Jitter(l.lease / 3))
+	return l.sent.Add(l.c.carrier.Jitter(max(l.deadline.Sub(l.sent), 0) / 3))
 }
 
 // renew sends one pipeline of renewals, once; what does not get through is planned again soon, until the deadline.
