@@ -73,6 +73,7 @@ func MaxLifetime(d time.Duration) ClaimOption {
 			return err
 		}
 		r.lifetime = d
+		r.claimOnly = append(r.claimOnly, "MaxLifetime")
 		return nil
 	})
 }

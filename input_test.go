@@ -57,7 +57,7 @@ func TestNewChecksItsOptions(t *testing.T) {
 		wantError(t, err, ErrInvalid, c.word)
 	}
 	for what, opts := range map[string][]Option{
-		"short retention": {WithRetention(time.Minute)}, "short lifetime": {WithMaxLifetime(time.Second)},
+		"short retention": {WithRetention(time.Minute)}, "short lifetime": {WithMaxLifetime(time.Second)}, "longest retention": {WithRetention(longest)},
 		"everything": {WithPrefix("a:b_c.d-e"), WithLease(time.Second), WithGrace(50 * time.Millisecond), WithRetention(time.Hour), WithMaxLifetime(time.Minute)},
 	} {
 		if _, err := New(rdb, opts...); err != nil {
@@ -136,6 +136,9 @@ func TestBadInputChangesNothing(t *testing.T) {
 			"fenced number":          {do(1, inside), ErrInvalid, "command"},
 			"fenced key is a number": {do("get", 1), ErrInvalid, "string"},
 			"too many arguments":     {do(append([]any{"sadd", inside}, make([]any, 7001)...)...), ErrInvalid, "7000"},
+			"fenced struct":          {do("set", inside, "x", struct{}{}), ErrInvalid, "argument 3 is"},
+			"struct to Eval":         {fence.Eval(ctx, lease.Grant(), "return 1", nil, "x", struct{}{}).Err(), ErrInvalid, "argument 2 is"},
+			"lifetime to Resume":     {second(c.Resume(ctx, key, lease.Grant(), MaxLifetime(time.Minute))), ErrInvalid, "MaxLifetime"},
 			"another slot":           {do("set", "elsewhere", 1), ErrInvalid, "Tag"},
 			"our own key":            {do("del", c.names(key).Record), ErrInvalid, "prefix"},
 			"another slot to Eval":   {fence.Eval(ctx, lease.Grant(), "return 1", []string{"elsewhere"}).Err(), ErrInvalid, "Tag"},

@@ -197,7 +197,7 @@ func newSettings(opts []Option) (*settings, error) {
 // settle fills in the defaults that depend on other options and checks how they fit together.
 func (s *settings) settle() error {
 	if s.maxLifetime == 0 {
-		s.maxLifetime = min(defaultMaxLifetime, s.retention*10/11, s.retention-minGrace)
+		s.maxLifetime = min(defaultMaxLifetime, s.retention/11*10, s.retention-minGrace)
 		if s.grace > 0 {
 			s.maxLifetime = min(defaultMaxLifetime, s.retention-s.grace)
 		}

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Encodable takes a copy of what the caller may change after the call has returned, and refuses what go-redis cannot send.
+// Encodable takes a copy of what the caller may change after the call has returned, and refuses what it cannot send. It
+// counts from 1, as a script does its ARGV; with Fence.Do's command in front and its key left out, as Fence.Do does.
 func Encodable(args []any) ([]any, error) {
 	out := make([]any, len(args))
 	for i, arg := range args {
@@ -21,11 +22,11 @@ func Encodable(args []any) ([]any, error) {
 		case encoding.BinaryMarshaler:
 			data, err := a.MarshalBinary()
 			if err != nil {
-				return nil, fmt.Errorf("argument %d does not encode: %w", i, err)
+				return nil, fmt.Errorf("argument %d does not encode: %w", i+1, err)
 			}
 			out[i] = data
 		default:
-			return nil, fmt.Errorf("argument %d is a %T; make it a string, a number or bytes", i, arg)
+			return nil, fmt.Errorf("argument %d is a %T; make it a string, a number or bytes", i+1, arg)
 		}
 	}
 	return out, nil
