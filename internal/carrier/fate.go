@@ -22,7 +22,7 @@ const (
 // Errors of servers that did not run the command and may soon.
 var notRunPrefixes = []string{
 	"TRYAGAIN", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "MOVED", "ASK", "NOSCRIPT",
-	"ERR max number of clients reached",
+	"max number of clients", // HasErrorPrefix has taken "ERR " off
 }
 
 func fateOf(err error) fate {
