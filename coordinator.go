@@ -310,31 +310,32 @@ func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []Clai
 		c.run(ctx, out...)
 	}
 	// What is granted is taken in first; what takes longer goes on side by side.
-	var longer sync.WaitGroup
+	over := make([]bool, len(reqs))
 	granted := map[string]bool{}
-	for _, first := range []bool{true, false} {
-		for i, k := range calls {
-			if k == nil || first != (k.Err == nil && k.Reply.Code == protocol.OK && !k.Unconfirmed) {
-				continue
-			}
-			q, r := claims[i], &results[i]
-			finish := func() {
-				var over bool
-				if r.Lease, over, r.Err = c.claimed(ctx, q, k); over {
-					if r.Err = c.startOver(ctx, q); r.Err == nil {
-						r.Lease, r.Err = c.claimOrWait(ctx, q)
-					}
-				} else if q.wait > 0 && errors.Is(r.Err, ErrInProgress) && !granted[q.names.Record] { // not for this batch's own
-					r.Lease, r.Err = c.claimWaiting(ctx, q, r.Err)
-				}
-			}
-			if !first {
-				longer.Go(finish)
-				continue
-			}
-			finish()
-			granted[q.names.Record] = r.Lease != nil
+	for i, k := range calls {
+		if k != nil && k.Err == nil && k.Reply.Code == protocol.OK && !k.Unconfirmed {
+			results[i].Lease, over[i], _ = c.claimed(ctx, claims[i], k)
+			granted[claims[i].names.Record] = results[i].Lease != nil
 		}
+	}
+	var longer sync.WaitGroup
+	for i, k := range calls {
+		q, r := claims[i], &results[i]
+		if k == nil || r.Lease != nil {
+			continue
+		}
+		longer.Go(func() {
+			if !over[i] {
+				r.Lease, over[i], r.Err = c.claimed(ctx, q, k)
+			}
+			if over[i] {
+				if r.Err = c.startOver(ctx, q); r.Err == nil {
+					r.Lease, r.Err = c.claimOrWait(ctx, q)
+				}
+			} else if q.wait > 0 && errors.Is(r.Err, ErrInProgress) && !granted[q.names.Record] { // not for this batch's own
+				r.Lease, r.Err = c.claimWaiting(ctx, q, r.Err)
+			}
+		})
 	}
 	longer.Wait()
 	for i, r := range results {

@@ -186,6 +186,36 @@ func TestGrantThatArrivesDead(t *testing.T) {
 	})
 }
 
+// lateBatch is a network whose pipelines' replies take their time.
+type lateBatch struct{ between }
+
+func (lateBatch) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		time.Sleep(200 * time.Millisecond)
+		return err
+	}
+}
+
+// P6. Of a batch that arrives late one grant may be dead. Giving it back must not cost the others their leases.
+func TestBatchWithOneDeadGrant(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
+		rdb.AddHook(lateBatch{hanging("giveback")})
+		c := open(t, rdb)
+		if err := c.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		results := c.ClaimMany(t.Context(), []ClaimRequest{
+			{Key: newKey(t), Options: []ClaimOption{LeaseFor(100 * time.Millisecond)}},
+			{Key: newKey(t), Options: []ClaimOption{LeaseFor(2 * time.Second)}},
+		})
+		wantError(t, results[0].Err, ErrUnknown)
+		if r := results[1]; r.Err != nil || r.Lease.Context().Err() != nil {
+			t.Errorf("the other one: %+v", r)
+		}
+	})
+}
+
 // P6. Renewals and batches go to each master by itself: one that hangs costs nobody on another master his lease.
 func TestHungMasterCostsOthersNothing(t *testing.T) {
 	onCluster(t, func(t *testing.T, nodes *redistest.Cluster, rdb *redis.ClusterClient) {
