@@ -12,7 +12,7 @@ import (
 
 func newSchedule(c *Coordinator) *renewal.Schedule[*Lease] {
 	return renewal.New(renewal.Host[*Lease]{
-		Base: c.base, Start: c.start, Jitter: c.carrier.Jitter,
+		Base: c.base, Start: c.start, Jitter: spread,
 		Place:    func(l *Lease) *renewal.Place { return &l.place },
 		Length:   func(l *Lease) time.Duration { return l.lease },
 		Deadline: (*Lease).Deadline,
@@ -44,10 +44,11 @@ func (l *Lease) due() time.Time {
 	if l.manual || l.end >= l.maximum || !l.deadline.Before(l.latest) {
 		return l.deadline
 	}
-	return l.sent.Add(l.c.carrier.Jitter(max(l.deadline.Sub(l.sent), 0) / 3))
+	return l.sent.Add(spread(max(l.deadline.Sub(l.sent), 0) / 3))
 }
 
-// renew sends one pipeline of renewals, once; what does not get through is planned again soon, until the deadline.
+// renew sends renewals a single time, a pipeline for each master; what does not get through is planned again soon, until
+// the deadline.
 func (c *Coordinator) renew(leases []*Lease) {
 	bound := longest
 	calls := make([]*call, len(leases))
@@ -63,7 +64,7 @@ func (c *Coordinator) renew(leases []*Lease) {
 	var sending sync.WaitGroup
 	for _, group := range c.carrier.ByMaster(ctx, carried(calls)) {
 		sending.Go(func() {
-			c.carrier.Once(ctx, group)
+			c.carrier.Try(ctx, group)
 			renewed, late := 0, 0
 			for _, sent := range group {
 				i := of[sent]
@@ -92,7 +93,7 @@ func (l *Lease) answered(k *call) (renewed, late bool) {
 		return false, true
 	}
 	late = l.c.schedule.Back(l)
-	k.Err = k.told()
+	k.Err = k.failure()
 	if err := l.renewed(k); k.Err == nil && k.Reply.Code != protocol.OK {
 		return false, false // over: the lease has told its holder
 	} else if err != nil {

@@ -26,7 +26,7 @@ func newCall(key Key, owner string, q protocol.Request) *call {
 func (c *Coordinator) run(ctx context.Context, calls ...*call) {
 	c.carrier.Run(ctx, carried(calls)...)
 	for _, k := range calls {
-		k.Err = k.told()
+		k.Err = k.failure()
 	}
 }
 
@@ -38,8 +38,8 @@ func carried(calls []*call) []*carrier.Call {
 	return out
 }
 
-// told is what became of a call, as one of our errors (P7).
-func (k *call) told() error {
+// failure is why a call has no reply, as one of our errors (P7).
+func (k *call) failure() error {
 	var corrupt *protocol.CorruptError
 	switch {
 	case k.Err == nil:

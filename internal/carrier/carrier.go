@@ -19,7 +19,7 @@ import (
 type Carrier struct {
 	Client      redis.UniversalClient
 	Cluster     *redis.ClusterClient // the same, when it is one
-	Base        context.Context      // its end, with its cause, ends every call
+	Base        context.Context      // once it has ended nothing is sent any more; its cause is the calls' error
 	Timeout     time.Duration        // of calls without a deadline
 	Jitter      func(time.Duration) time.Duration
 	Replicas    int // that confirm what is durable; 0 for none
@@ -48,8 +48,7 @@ type answer struct {
 	unconfirmed bool
 }
 
-// sentOnce keeps go-redis from sending a command again by itself: retries are run's, which knows what
-// may be repeated.
+// sentOnce keeps go-redis from sending a command again by itself: Run does, which knows what may be repeated.
 type sentOnce struct{ *redis.Cmd }
 
 func (sentOnce) NoRetry() bool { return true }
@@ -69,38 +68,35 @@ func (k *Call) command(ctx context.Context, whole bool) sentOnce {
 	return cmd
 }
 
-// Run sends calls, all in one go, and those again that did not run or whose outcome is not known, until
-// each has its reply or ctx ends. Every script is safe to repeat (P5).
+// Run sends calls, all in one go, and those again that did not run or whose outcome is not known, until each has its
+// reply or its error, or ctx ends. That is safe (P5) for all but those that say Once; these go alone.
 func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
 	ctx, cancel := c.Bound(ctx)
 	defer cancel()
-	pending := calls
 	var last error
 	for try := 0; ; try++ {
 		if try > 0 {
 			c.BackOff(ctx, try)
 		}
-		if c.Base.Err() != nil {
-			c.abandon(pending, context.Cause(c.Base), last)
-			return
+		for _, over := range []context.Context{c.Base, ctx} {
+			if over.Err() != nil {
+				abandon(calls, context.Cause(over), last)
+				return
+			}
 		}
-		if ctx.Err() != nil {
-			c.abandon(pending, context.Cause(ctx), last)
-			return
-		}
-		attempt, done := c.patience(ctx, pending)
-		last = c.exchange(attempt, pending)
+		attempt, done := c.patience(ctx, calls)
+		last = c.exchange(attempt, calls)
 		done()
 		if last == nil {
 			return
 		}
-		var again []*Call
-		for _, k := range pending {
+		var open []*Call
+		for _, k := range calls {
 			if !k.Settled {
-				again = append(again, k)
+				open = append(open, k)
 			}
 		}
-		pending = again
+		calls = open
 		if c.Cluster != nil {
 			c.Cluster.ReloadState(ctx) // by itself it looks once a minute
 		}
@@ -110,15 +106,15 @@ func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
 // patience bounds one sending: a connection that hangs must not use up all of a call's time, when another
 // one, or another master, may answer. A call that is sent once has it all.
 func (c *Carrier) patience(ctx context.Context, calls []*Call) (context.Context, context.CancelFunc) {
-	end, has := ctx.Deadline()
-	if !has || calls[0].Once {
+	if calls[0].Once {
 		return ctx, func() {}
 	}
+	end, _ := ctx.Deadline()
 	return context.WithTimeout(ctx, max(time.Until(end)/3, 500*time.Millisecond, c.ReplicaWait+250*time.Millisecond))
 }
 
 // abandon settles what is still open when there is no more time.
-func (c *Carrier) abandon(calls []*Call, cause, last error) {
+func abandon(calls []*Call, cause, last error) {
 	if last != nil && !errors.Is(cause, last) {
 		cause = fmt.Errorf("%w; last: %w", cause, last)
 	}
@@ -143,8 +139,8 @@ func (c *Carrier) ByMaster(ctx context.Context, calls []*Call) map[*redis.Client
 	return groups
 }
 
-// Once sends calls of one master once, in one pipeline; those whose fate is not known then are not settled.
-func (c *Carrier) Once(ctx context.Context, calls []*Call) {
+// Try sends calls of one master a single time, in one pipeline; those whose fate is not known then are not settled.
+func (c *Carrier) Try(ctx context.Context, calls []*Call) {
 	if err := c.exchangeOne(ctx, calls); err != nil && c.Cluster != nil {
 		c.Cluster.ReloadState(ctx)
 	}
@@ -217,7 +213,7 @@ func (c *Carrier) exchangeOne(ctx context.Context, calls []*Call) error {
 		case fateUnknown:
 			k.MayHaveRun = true
 			if k.Once {
-				c.abandon(calls[i:i+1], a.err, nil)
+				k.Settled, k.Err = true, a.err
 			} else {
 				open = a.err
 			}
@@ -227,7 +223,7 @@ func (c *Carrier) exchangeOne(ctx context.Context, calls []*Call) error {
 }
 
 // transmit sends calls once; a script that the server does not know did not run and is sent along. It
-// does not touch the calls: exchange may have given up on them.
+// does not touch the calls: exchangeOne may have given up on them.
 func (c *Carrier) transmit(ctx context.Context, calls []*Call) []answer {
 	answers := c.deliver(ctx, calls, false)
 	var unknown []int
@@ -313,7 +309,7 @@ func answerOf(cmd sentOnce) answer {
 	return answer{raw: raw, err: err}
 }
 
-// Bound gives ctx the coordinator's timeout where it has no deadline of its own.
+// Bound gives ctx the timeout where it has no deadline of its own.
 func (c *Carrier) Bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, has := ctx.Deadline(); has {
 		return context.WithCancel(ctx)
@@ -321,7 +317,7 @@ func (c *Carrier) Bound(ctx context.Context) (context.Context, context.CancelFun
 	return context.WithTimeout(ctx, c.Timeout)
 }
 
-// BackOff waits before another try, longer each time; false when ctx or the coordinator ended.
+// BackOff waits before another try, longer each time; false when ctx or Base ended.
 func (c *Carrier) BackOff(ctx context.Context, try int) bool {
 	pause := c.Jitter(min(5*time.Millisecond<<min(try-1, 5), 100*time.Millisecond))
 	timer := time.NewTimer(pause)
