@@ -102,18 +102,18 @@ func (f *Fence) Tag() string {
 func (f *Fence) Do(ctx context.Context, g Grant, args ...any) *redis.Cmd {
 	cmd := redis.NewCmd(ctx, args...)
 	ctx, end := f.c.begin(ctx, "fence_do", f.key)
+	var key string
 	err := f.check(g)
 	if err == nil {
-		if bad := protocol.CheckCommand(args); bad != nil {
-			err = fmt.Errorf("%w: %w", ErrInvalid, bad)
+		if key, err = protocol.CommandKey(args); err != nil {
+			err = fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 	}
 	if err == nil {
-		err = f.inside(protocol.CommandKey(args))
+		err = f.inside(key)
 	}
 	if err == nil {
-		keys := []string{f.names.Guard(), protocol.CommandKey(args)}
-		err = f.send(ctx, cmd, g, scripts.FenceDo, keys, append([]any{args[0]}, args[2:]...))
+		err = f.send(ctx, cmd, g, scripts.FenceDo, []string{f.names.Guard(), key}, append([]any{args[0]}, args[2:]...))
 	}
 	finishCmd(cmd, err, end)
 	return cmd

@@ -51,34 +51,27 @@ var fenced = map[string]int{
 	"zremrangebylex": -1, "zremrangebyrank": -1, "zremrangebyscore": -1, "zrevrange": -1, "zrevrank": -1, "zscore": -1,
 }
 
-// CommandKey is the key of a fenced command, as CheckCommand has let it pass.
-func CommandKey(args []any) string {
-	if b, ok := args[1].([]byte); ok {
-		return string(b)
-	}
-	return args[1].(string)
-}
-
 // mostFencedArgs is what Lua can unpack onto its stack, with room to spare.
 const mostFencedArgs = 7000
 
-// CheckCommand refuses what is no command for the fence.
-func CheckCommand(args []any) error {
+// CommandKey is the key of a command for the fence; it refuses what is none.
+func CommandKey(args []any) (string, error) {
 	if len(args) < 2 {
-		return errors.New("Fence.Do takes a command and its key")
+		return "", errors.New("Fence.Do takes a command and its key")
 	}
 	name, ok := args[0].(string)
 	most, known := fenced[strings.ToLower(name)]
 	if !ok || !known {
-		return fmt.Errorf("Fence.Do does not take the command %.40q: it takes data commands with one key, which comes first; use Fence.Eval for others", fmt.Sprint(args[0]))
-	}
-	switch args[1].(type) {
-	case string, []byte:
-	default:
-		return fmt.Errorf("the key of a fenced command is a string, not %T", args[1])
+		return "", fmt.Errorf("Fence.Do does not take the command %.40q: it takes data commands with one key, which comes first; use Fence.Eval for others", fmt.Sprint(args[0]))
 	}
 	if behind := len(args) - 2; most >= 0 && behind > most || behind > mostFencedArgs {
-		return fmt.Errorf("Fence.Do takes one key, and at most %d arguments; split the call", mostFencedArgs)
+		return "", fmt.Errorf("Fence.Do takes one key, and at most %d arguments; split the call", mostFencedArgs)
 	}
-	return nil
+	switch key := args[1].(type) {
+	case string:
+		return key, nil
+	case []byte:
+		return string(key), nil
+	}
+	return "", fmt.Errorf("the key of a fenced command is a string, not %T", args[1])
 }

@@ -1,7 +1,6 @@
 package protocol
 
 import (
-	"errors"
 	"time"
 
 	"github.com/onceward/coordinator/scripts"
@@ -64,7 +63,7 @@ func DecodeReply(raw any, q *Request) (Reply, error) {
 			err = corrupt("it is cut off") // behind its header, which is all that the reply has
 		}
 		if err != nil {
-			return Reply{}, under(q, list, err)
+			return Reply{}, corrupt("%s (redis key %q)", err, blamed(q, list))
 		}
 	}
 	rest := [3]int64{}
@@ -78,19 +77,12 @@ func DecodeReply(raw any, q *Request) (Reply, error) {
 	return r, nil
 }
 
-// under says under which Redis key the unreadable record stands.
-func under(q *Request, list []any, err error) error {
-	name := q.Keys[0]
-	if code, _ := list[0].(int64); Code(code) == Corrupt && len(q.Keys) > 1 {
-		if n, _ := list[len(list)-1].(int64); n == 2 {
-			name = q.Keys[1]
-		}
+// blamed is the Redis key that a script refused to read; the record, where it does not say.
+func blamed(q *Request, list []any) string {
+	if n, _ := list[len(list)-1].(int64); list[0] == int64(Corrupt) && n == 2 && len(q.Keys) > 1 {
+		return q.Keys[1]
 	}
-	var why *CorruptError
-	if errors.As(err, &why) {
-		return corrupt("%s (redis key %q)", why.Why, name)
-	}
-	return err
+	return q.Keys[0]
 }
 
 func textAt(list []any, i int) string {
