@@ -155,10 +155,8 @@ type claim struct {
 }
 
 func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
-	if c.closed() {
-		return nil, ErrClosed
-	}
-	if err := key.Validate(); err != nil {
+	n, err := c.namesOf(key)
+	if err != nil {
 		return nil, err
 	}
 	r, err := c.request(opts)
@@ -170,7 +168,7 @@ func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
 			return nil, err
 		}
 	}
-	return &claim{request: r, key: key, names: c.names(key)}, nil
+	return &claim{request: r, key: key, names: n}, nil
 }
 
 func (c *Coordinator) claimCall(q *claim) *call {

@@ -15,7 +15,7 @@ type view = wakeup.View[protocol.Record]
 
 func newWaits(c *Coordinator) *wakeup.Waits[protocol.Record] {
 	return wakeup.New[protocol.Record](wakeup.Host{
-		Client: c.carrier.Client, Cluster: c.carrier.Cluster, Base: c.base, Start: c.start, BackOff: c.carrier.BackOff, Jitter: c.carrier.Jitter,
+		Client: c.carrier.Client, Cluster: c.carrier.Cluster, Base: c.base, Start: c.start, BackOff: c.carrier.BackOff, Jitter: spread,
 		Note: func(n int) { c.observer.Note(Event{Op: "wait", Outcome: "waiting", Count: n}) },
 	})
 }
@@ -78,10 +78,11 @@ func (c *Coordinator) claimWaiting(ctx context.Context, q *claim, refusal error)
 func (c *Coordinator) Result(ctx context.Context, key Key, fingerprint []byte) (result Result, err error) {
 	ctx, end := c.begin(ctx, "result", key)
 	defer func() { end(outcomeOf(err), err) }()
-	if err := c.checkResult(key, fingerprint); err != nil {
+	n, err := c.namesOf(key)
+	if err != nil {
 		return Result{}, err
 	}
-	result, _, err = c.result(ctx, key, c.names(key), fingerprint)
+	result, _, err = c.result(ctx, key, n, fingerprint)
 	return result, err
 }
 
@@ -90,10 +91,10 @@ func (c *Coordinator) Result(ctx context.Context, key Key, fingerprint []byte) (
 func (c *Coordinator) Await(ctx context.Context, key Key, fingerprint []byte) (result Result, err error) {
 	ctx, end := c.begin(ctx, "await", key)
 	defer func() { end(outcomeOf(err), err) }()
-	if err := c.checkResult(key, fingerprint); err != nil {
+	n, err := c.namesOf(key)
+	if err != nil {
 		return Result{}, err
 	}
-	n := c.names(key)
 	var seen view
 	look := func() view {
 		result, seen, err = c.result(ctx, key, n, fingerprint)
@@ -117,17 +118,10 @@ func (c *Coordinator) Await(ctx context.Context, key Key, fingerprint []byte) (r
 	return result, err
 }
 
-func (c *Coordinator) checkResult(key Key, fingerprint []byte) error {
-	if c.closed() {
-		return ErrClosed
-	}
-	if len(fingerprint) > maxFingerprint {
-		return fmt.Errorf("%w: a fingerprint has at most %d bytes, not %d; give it a digest", ErrInvalid, maxFingerprint, len(fingerprint))
-	}
-	return key.Validate()
-}
-
 func (c *Coordinator) result(ctx context.Context, key Key, n keyname.Names, fingerprint []byte) (Result, view, error) {
+	if len(fingerprint) > maxFingerprint {
+		return Result{}, view{Done: true}, fmt.Errorf("%w: a fingerprint has at most %d bytes, not %d; give it a digest", ErrInvalid, maxFingerprint, len(fingerprint))
+	}
 	k := newCall(key, "", protocol.Inspect(n, true))
 	c.run(ctx, k)
 	r := &k.Reply
