@@ -325,7 +325,7 @@ func (c *Carrier) BackOff(ctx context.Context, try int) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return ctx.Err() == nil // both may be over
 	case <-ctx.Done():
 	case <-c.Base.Done():
 	}
