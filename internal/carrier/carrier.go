@@ -262,7 +262,7 @@ func (c *Carrier) firstUse(ctx context.Context, redisKey string) error {
 		}
 		node = master
 	}
-	var refused refusal
+	var refused Refusal
 	if err := checkVersion(ctx, node); errors.As(err, &refused) {
 		return err
 	} else if err != nil {
