@@ -344,6 +344,15 @@ func TestServersThatRefuse(t *testing.T) {
 		t.Cleanup(cancel)
 		return ctx
 	}
+	// On a busy machine a call's last try can be under way when its time is over, and then the outcome is not known.
+	certain := func(call func() error) (err error) {
+		for range 10 {
+			if err = call(); !errors.Is(err, ErrUnknown) {
+				break
+			}
+		}
+		return err
+	}
 	c := open(t, admin)
 	lease := mustClaim(t, c, newKey(t), ManualRenewal())
 	for what, s := range map[string]struct {
@@ -359,9 +368,8 @@ func TestServersThatRefuse(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		key := newKey(t)
-		_, err := c.Claim(short(), key)
-		wantError(t, err, ErrUnavailable, s.words...)
-		wantError(t, lease.Complete(short(), []byte("x")), ErrUnavailable, s.words...)
+		wantError(t, certain(func() error { _, err := c.Claim(short(), key); return err }), ErrUnavailable, s.words...)
+		wantError(t, certain(func() error { return lease.Complete(short(), []byte("x")) }), ErrUnavailable, s.words...)
 		if err := admin.Do(ctx, s.end...).Err(); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}

@@ -165,6 +165,9 @@ func TestFailNext(t *testing.T) {
 		err := call()
 		wantError(t, op, err, coordinator.ErrUnavailable)
 		wantError(t, op, err, coordtest.ErrFault)
+		if errors.Is(err, coordinator.ErrUnknown) {
+			t.Errorf("%s: %v; but it was not sent", op, err)
+		}
 	}
 	if r := env.Record(key); r.State != coordinator.StateInProgress || len(env.Stored()) != 1 {
 		t.Errorf("calls that failed left %+v, %v", r, env.Stored())

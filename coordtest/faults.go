@@ -13,13 +13,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator"
+	"github.com/onceward/coordinator/internal/carrier"
 )
 
 // ErrFault is in the chain of every error that [Env.FailNext] and [Env.DropNext] cause.
 var ErrFault = errors.New("coordtest: a fault on purpose")
 
 var (
-	errFailed  = fmt.Errorf("%w: %w: the request was not sent", coordinator.ErrUnavailable, ErrFault)
+	errFailed  = fmt.Errorf("%w: %w", ErrFault, carrier.Refusal("the request was not sent"))
 	errDropped = fmt.Errorf("%w: the reply was dropped", ErrFault)
 )
 

@@ -261,7 +261,7 @@ func (c *Carrier) firstUse(ctx context.Context, redisKey string) error {
 		}
 		node = master
 	}
-	var refused refusal
+	var refused Refusal
 	if err := checkVersion(ctx, node); errors.As(err, &refused) {
 		return err
 	} else if err != nil {
@@ -324,7 +324,7 @@ func (c *Carrier) BackOff(ctx context.Context, try int) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return ctx.Err() == nil // both may be over
 	case <-ctx.Done():
 	case <-c.Base.Done():
 	}

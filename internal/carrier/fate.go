@@ -29,7 +29,7 @@ func fateOf(err error) fate {
 	var told redis.Error
 	var op *net.OpError
 	var unsent notSent
-	var refused refusal
+	var refused Refusal
 	switch {
 	case err == nil || errors.Is(err, redis.Nil):
 		return fateAnswered

@@ -61,10 +61,10 @@ func loadNode(ctx context.Context, node redis.UniversalClient) error {
 	return nil
 }
 
-// refusal says why a server will not do.
-type refusal string
+// Refusal says why a request was not sent and will not be: a server that will not do, or a fault that a test made.
+type Refusal string
 
-func (r refusal) Error() string { return string(r) }
+func (r Refusal) Error() string { return string(r) }
 
 const oldestServer = 7 // Redis 7.0; Valkey starts at 7.2
 
@@ -82,10 +82,10 @@ func checkVersion(ctx context.Context, node redis.UniversalClient) error {
 	version := infoField(info, "redis_version")
 	major, _, _ := strings.Cut(version, ".")
 	if infoField(info, "arch_bits") == "32" {
-		return refusal("the server is a 32-bit one, whose Lua cuts tokens off; a 64-bit Redis 7.0 or Valkey 7.2 or later is needed")
+		return Refusal("the server is a 32-bit one, whose Lua cuts tokens off; a 64-bit Redis 7.0 or Valkey 7.2 or later is needed")
 	}
 	if n, err := strconv.Atoi(major); err == nil && n < oldestServer {
-		return refusal("the server is Redis " + version + "; Redis 7.0 or Valkey 7.2 or later is needed")
+		return Refusal("the server is Redis " + version + "; Redis 7.0 or Valkey 7.2 or later is needed")
 	}
 	return nil
 }
