@@ -42,7 +42,7 @@ func TestFateOf(t *testing.T) {
 			errors.New("redis: can't parse \"?\""), errors.New("LOADING, but not from a server"),
 		},
 		fateRefused: {
-			refusal("too old"), fmt.Errorf("behind a hook: %w", refusal("too old")), redis.ErrClosed,
+			Refusal("too old"), fmt.Errorf("behind a hook: %w", Refusal("too old")), redis.ErrClosed,
 			told("OOM command not allowed when used memory > 'maxmemory'."), told("MISCONF Errors writing to the AOF file"),
 			told("BUSY Redis is busy running a script."), told("WRONGTYPE Operation against a key"), told("NOAUTH Authentication required."),
 			told("ERR unknown command 'evalsha'"), told("ERR this only mentions LOADING"), told(""),
@@ -69,7 +69,7 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%q does not wrap %q and speak of %q", err, cause, word)
 		}
 	}
-	for _, err := range []error{told("ERR syntax error"), redis.ErrClosed, refusal("too old")} {
+	for _, err := range []error{told("ERR syntax error"), redis.ErrClosed, Refusal("too old")} {
 		if got := explain(err); got != err {
 			t.Errorf("%v becomes %v", err, got)
 		}
