@@ -18,13 +18,8 @@ func newSchedule(c *Coordinator) *renewal.Schedule[*Lease] {
 		Deadline: (*Lease).Deadline,
 		Due:      (*Lease).due,
 		Renew:    c.renew,
-		End: func(l *Lease, reason renewal.Ended) {
-			if reason == renewal.Closed {
-				l.finish(ErrClosed)
-				return
-			}
-			l.finish(ErrLeaseLost)
-		},
+		Lapse:    func(l *Lease) { l.finish(ErrLeaseLost) },
+		Close:    func(l *Lease) { l.finish(ErrClosed) },
 	})
 }
 

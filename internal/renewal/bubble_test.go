@@ -95,7 +95,7 @@ func inBubble(t *testing.T, renew func(*schedule, *lease), test func(s *schedule
 					renew(s, l)
 				}
 			},
-			End: func(l *lease, why Ended) { s.note([]string{Lapsed: "lapsed", Closed: "closed"}[why], l) },
+			Lapse: func(l *lease) { s.note("lapsed", l) }, Close: func(l *lease) { s.note("closed", l) },
 		})
 		want := test(s)
 		s.mu.Lock()

@@ -16,22 +16,14 @@ type Host[L any] struct {
 	Start  func(func()) bool // runs beside the callers; false when the coordinator is closed
 	Jitter func(time.Duration) time.Duration
 
-	Place    func(L) *Place          // where the lease keeps what the schedule needs
-	Length   func(L) time.Duration   // of the lease
-	Deadline func(L) time.Time       // when the lease ends unless it is renewed
-	Due      func(L) time.Time       // when to renew it next; its deadline when no renewal prolongs it
-	Renew    func([]L)               // renews these, once; each is then answered by Moved, Retry or Remove
-	End      func(l L, reason Ended) // ends the lease
+	Place    func(L) *Place        // where the lease keeps what the schedule needs
+	Length   func(L) time.Duration // of the lease
+	Deadline func(L) time.Time     // when the lease ends unless it is renewed
+	Due      func(L) time.Time     // when to renew it next; its deadline when no renewal prolongs it
+	Renew    func([]L)             // renews these, once; each is then answered by Retry, or by Back and Moved or Remove
+	Lapse    func(L)               // ends the lease: its deadline has passed
+	Close    func(L)               // ends the lease: the coordinator was closed
 }
-
-// Ended is why the schedule ends a lease.
-type Ended int
-
-// The reasons.
-const (
-	Lapsed Ended = iota // its deadline has passed
-	Closed              // the coordinator was closed
-)
 
 // Place is what the schedule keeps in each lease, under its own lock.
 type Place struct {
@@ -170,7 +162,7 @@ func (s *Schedule[L]) loop() {
 		}
 		lapsed, due, next, ok := s.collect(time.Now())
 		for _, l := range lapsed {
-			s.End(l, Lapsed)
+			s.Lapse(l)
 		}
 		for len(due) > 0 {
 			n := min(len(due), mostAtOnce)
@@ -225,7 +217,7 @@ func (s *Schedule[L]) endAll() {
 	}
 	s.mu.Unlock()
 	for _, l := range leases {
-		s.End(l, Closed)
+		s.Close(l)
 	}
 }
 
