@@ -135,3 +135,7 @@ func label(k Key) string {
 	}
 	return "key"
 }
+
+func mismatch(key Key) error {
+	return fmt.Errorf("%w: %s; a new request needs a new key", ErrMismatch, label(key))
+}

@@ -54,6 +54,8 @@ func (g Grant) validate() error {
 	return nil
 }
 
+type grantKey struct{}
+
 // GrantFrom returns the grant of a lease's context, or of one made by [ContextWithGrant].
 func GrantFrom(ctx context.Context) (Grant, bool) {
 	g, ok := ctx.Value(grantKey{}).(Grant)

@@ -66,3 +66,14 @@ func UUIDv7Time(id string) (time.Time, bool) {
 }
 
 func (c *Coordinator) names(k Key) keyname.Names { return c.namer.Names(k.Scope, k.ID, k.Resource) }
+
+// namesOf is names for a call: of a key that can be used, before Close.
+func (c *Coordinator) namesOf(key Key) (keyname.Names, error) {
+	if c.closed() {
+		return keyname.Names{}, ErrClosed
+	}
+	if err := key.Validate(); err != nil {
+		return keyname.Names{}, err
+	}
+	return c.names(key), nil
+}

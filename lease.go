@@ -48,8 +48,6 @@ type Lease struct {
 	place renewal.Place // the schedule's
 }
 
-type grantKey struct{}
-
 // newLease makes a lease of a reply that confirmed its grant.
 func (c *Coordinator) newLease(ctx context.Context, key Key, n keyname.Names, q *request, r *protocol.Reply) *Lease {
 	g := Grant{Token: Token(r.Rec.Token), Owner: r.Rec.Owner}
@@ -332,9 +330,10 @@ func (l *Lease) complete(ctx context.Context, op string, outcome byte, result []
 	return l.refused(k)
 }
 
-// Release gives the key up without an outcome: the next claim may run at once. After Complete or Fail it
-// does nothing, so defer it. The lease's context ends and it is not renewed any more, whatever becomes of the call. A grant that is not the current one has nothing to release: nil. With a context that
-// has ended already the release goes on in the background, for a second at most, and the error is ErrUnknown.
+// Release gives the key up without an outcome: the next claim may run at once. After Complete or Fail it does nothing, so
+// defer it. The lease's context ends and it is not renewed any more, whatever becomes of the call. A grant that is not the
+// current one has nothing to release: nil. With a context that has ended already the release goes on in the background, for
+// a second at most, and the error is ErrUnknown.
 func (l *Lease) Release(ctx context.Context) (err error) {
 	l.mu.Lock()
 	completed := l.completed
@@ -357,11 +356,4 @@ func (l *Lease) release(ctx context.Context) error {
 	k := l.call(protocol.Release(l.names, l.head, l.c.retention))
 	l.c.run(ctx, k)
 	return k.done()
-}
-
-func (c *Coordinator) fits(what string, data []byte) error {
-	if len(data) > c.maxPayload {
-		return fmt.Errorf("%w: the %s has %d bytes, %d are allowed; store it elsewhere and keep a reference, or raise WithMaxPayload", ErrTooLarge, what, len(data), c.maxPayload)
-	}
-	return nil
 }

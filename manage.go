@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -15,6 +16,12 @@ type Result struct {
 	Failed      bool   // stored by Lease.Fail or Final
 	Token       Token  // of the grant that stored it
 	CompletedAt time.Time
+}
+
+func resultOf(r *protocol.Record) Result {
+	return Result{
+		Payload: bytes.Clone(r.Data), Failed: r.State == protocol.StateFailed, Token: Token(r.Token), CompletedAt: time.UnixMilli(r.End.Milliseconds()),
+	}
 }
 
 // State is where a record stands.
@@ -88,16 +95,6 @@ func stateOf(r *protocol.Reply) State {
 		return StateInProgress
 	}
 	return StateLapsed
-}
-
-func (c *Coordinator) namesOf(key Key) (keyname.Names, error) {
-	if c.closed() {
-		return keyname.Names{}, ErrClosed
-	}
-	if err := key.Validate(); err != nil {
-		return keyname.Names{}, err
-	}
-	return c.names(key), nil
 }
 
 func (c *Coordinator) read(ctx context.Context, key Key, n keyname.Names) (*protocol.Reply, error) {
@@ -207,46 +204,4 @@ func (c *Coordinator) Resolve(ctx context.Context, key Key, r Resolution) (err e
 		return fmt.Errorf("%w: %s ran again and lapsed again meanwhile; inspect it anew", ErrInProgress, label(key))
 	}
 	return k.unexpected()
-}
-
-// Resume goes on with a grant that was made elsewhere, in another process for instance; it renews first, so it
-// returns ErrLeaseLost or ErrStaleToken where the grant is not current. Of the options it takes LeaseFor and ManualRenewal.
-func (c *Coordinator) Resume(ctx context.Context, key Key, g Grant, opts ...ClaimOption) (lease *Lease, err error) {
-	ctx, end := c.begin(ctx, "resume", key)
-	defer func() { end(outcomeOf(err), err) }()
-	n, err := c.namesOf(key)
-	if err != nil {
-		return nil, err
-	}
-	if err := g.validate(); err != nil {
-		return nil, err
-	}
-	q, err := c.request(opts)
-	if err != nil {
-		return nil, err
-	}
-	if len(q.claimOnly) > 0 {
-		return nil, fmt.Errorf("%w: Resume does not take %s; only a claim does", ErrInvalid, q.claimOnly[0])
-	}
-	l := &Lease{c: c, key: key, names: n, grant: g, head: g.head(), lease: q.lease, grace: q.grace}
-	k := l.renewCall(true)
-	c.run(ctx, k)
-	switch {
-	case k.Err != nil:
-		return nil, k.Err
-	case k.Reply.Code == protocol.Lost:
-		return nil, fmt.Errorf("%w: the grant of %s, token %d, has ended", ErrLeaseLost, label(key), g.Token)
-	case k.Reply.Code == protocol.Stale:
-		return nil, k.stale(g.Token)
-	case k.Reply.Code != protocol.OK:
-		return nil, k.unexpected()
-	case k.Unconfirmed:
-		return nil, fmt.Errorf("%w: renewal of %s; resume again", ErrNotReplicated, label(key))
-	}
-	lease = c.newLease(ctx, key, n, &q, &k.Reply)
-	if lease.expired() {
-		return nil, lease.lostError()
-	}
-	c.tend(lease)
-	return lease, nil
 }

@@ -228,3 +228,11 @@ func (s *settings) graceOf(lease time.Duration) time.Duration {
 func (s *settings) leastRetention() time.Duration {
 	return s.maxLifetime + s.graceOf(s.maxLifetime)
 }
+
+// fits refuses data that is too large to store.
+func (s *settings) fits(what string, data []byte) error {
+	if len(data) > s.maxPayload {
+		return fmt.Errorf("%w: the %s has %d bytes, %d are allowed; store it elsewhere and keep a reference, or raise WithMaxPayload", ErrTooLarge, what, len(data), s.maxPayload)
+	}
+	return nil
+}

@@ -1,11 +1,9 @@
 package coordinator
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/onceward/coordinator/internal/carrier"
 	"github.com/onceward/coordinator/internal/protocol"
@@ -73,25 +71,4 @@ func (k *call) unexpected() error {
 		return fmt.Errorf("%w: no token is left below 2^53 for %s; the server's clock is beyond the year 2255, or a token was set by hand", ErrUnavailable, label(k.key))
 	}
 	return fmt.Errorf("%w: script %s answered the code %d out of place", ErrCorrupt, k.Script.Verb, k.Reply.Code)
-}
-
-func resultOf(r *protocol.Record) Result {
-	return Result{
-		Payload: bytes.Clone(r.Data), Failed: r.State == protocol.StateFailed, Token: Token(r.Token), CompletedAt: time.UnixMilli(r.End.Milliseconds()),
-	}
-}
-
-// Load puts the scripts on every master, and checks that each server is one that they run on. Calls work
-// without it: a script that a server does not know is sent along with the call. Load is best effort, node by node;
-// its error joins the nodes' errors.
-func (c *Coordinator) Load(ctx context.Context) (err error) {
-	ctx, end := c.begin(ctx, "load", Key{})
-	defer func() { end(outcomeOf(err), err) }()
-	if c.closed() {
-		return ErrClosed
-	}
-	if err := c.carrier.Load(ctx); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return nil
 }

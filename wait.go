@@ -145,7 +145,3 @@ func (c *Coordinator) result(ctx context.Context, key Key, n keyname.Names, fing
 	}
 	return Result{}, seen, &InProgressError{Key: key, RetryAfter: r.Remaining(), Attempt: r.Rec.Attempt}
 }
-
-func mismatch(key Key) error {
-	return fmt.Errorf("%w: %s; a new request needs a new key", ErrMismatch, label(key))
-}
