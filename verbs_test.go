@@ -456,11 +456,15 @@ func (s *setting) left(what, name, was string, before protocol.Record, want stri
 	if want == "cleared" && before.State == protocol.StateReleased {
 		want = "same" // it was before
 	}
+	ttl := s.rdb.PTTL(t.Context(), name).Val()
+	near := func(got, want time.Duration) bool { return got > want-2*time.Second && got < want+2*time.Second }
 	if want == "same" || want == gone || want == "gone" {
 		if want != "same" && is != "" {
 			fail("something is there")
 		} else if is != was {
 			fail("it changed")
+		} else if is != "" && !near(ttl, time.Hour) {
+			fail("the TTL changed to %v", ttl)
 		}
 		return
 	}
@@ -469,9 +473,7 @@ func (s *setting) left(what, name, was string, before protocol.Record, want stri
 		fail("%v", err)
 		return
 	}
-	ttl := s.rdb.PTTL(t.Context(), name).Val()
 	least := kept
-	near := func(got, want time.Duration) bool { return got > want-2*time.Second && got < want+2*time.Second }
 	expect := before // what must be there, field by field
 	expect.Mark = after.Mark
 	if expect.Mark == 0 {
