@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -365,6 +366,7 @@ func TestReplicas(t *testing.T) {
 	}
 	deadline := lease.Deadline()
 
+	acknowledged(t, rdb) // or WAIT would miss something of before, on whatever connection it is sent
 	if err := replica.Pause(); err != nil {
 		t.Fatal(err)
 	}
@@ -403,6 +405,17 @@ func TestReplicas(t *testing.T) {
 	defer replica.Resume()
 	_, err = c.Claim(t.Context(), key) // it was noted as confirmed: replays do not depend on replicas any more
 	wantError(t, err, ErrCompleted)
+}
+
+// acknowledged waits until a replica has told the primary that it has everything; unasked it does so once a second.
+func acknowledged(t *testing.T, primary *redis.Client) {
+	t.Helper()
+	eventually(t, 10*time.Second, "the replica acknowledges everything", func() bool {
+		info := primary.Info(t.Context(), "replication").Val()
+		_, rest, _ := strings.Cut(info, "master_repl_offset:")
+		offset, _, _ := strings.Cut(rest, "\r\n")
+		return strings.Contains(info, ",offset="+offset+",")
+	})
 }
 
 func TestReplicasOnACluster(t *testing.T) {

@@ -23,7 +23,7 @@ var sections = map[string]string{
 
 // untold are verbs that the page tells in sentences, or that no user calls.
 var untold = map[string]bool{
-	"checkpoint again": true, "checkpoint too late": true, "complete after the end": true, "give back uncounted": true, "mark": true,
+	"checkpoint again": true, "checkpoint too late": true, "complete after the end": true, "give back uncounted": true, "mark": true, "confirm": true,
 }
 
 // situations are how the page may name a state of the table: as of a holder, and as of an operator.

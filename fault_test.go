@@ -235,6 +235,24 @@ func TestRefusedConnectionIsKnownNotToHaveRun(t *testing.T) {
 	}
 }
 
+// A cluster's client looks at the topology once a minute by itself; after an error we see to it that it looks at once.
+func TestTopologyIsLookedAtAfterAnError(t *testing.T) {
+	gone, now := "127.0.0.1:1", miniredis.RunT(t).Addr()
+	var looks atomic.Int32
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{DialerRetries: 1, ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+		addr := now
+		if looks.Add(1) == 1 {
+			addr = gone
+		}
+		return []redis.ClusterSlot{{End: 16383, Nodes: []redis.ClusterNode{{Addr: addr}}}}, nil
+	}})
+	defer rdb.Close()
+	mustClaim(t, open(t, rdb, WithTimeout(3*time.Second)), newKey(t))
+	if n := looks.Load(); n < 2 {
+		t.Errorf("it looked %d times", n)
+	}
+}
+
 // What may have run before a server began to refuse is not reported as not done (P7).
 func TestRefusalAfterAnUnknownOutcome(t *testing.T) {
 	throughProxy(t, func(t *testing.T, proxy *faultproxy.Proxy, c *Coordinator, direct redis.UniversalClient) {

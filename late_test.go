@@ -150,7 +150,9 @@ func (l *lifetime) replay(step string) {
 	before := l.state()
 	ttl := map[string]time.Duration{}
 	for _, name := range l.n.Keys() {
-		ttl[name] = l.rdb.PTTL(ctx, name).Val()
+		if ttl[name] = l.rdb.PTTL(ctx, name).Val(); before[name] != "" && ttl[name] <= 0 {
+			l.t.Errorf("after %s, %s has the TTL %v", step, name, ttl[name]) // P8
+		}
 	}
 	current, err := protocol.DecodeRecord(before[l.n.Record], true)
 	if err != nil {

@@ -211,11 +211,15 @@ func TestLostWakeUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if err := <-answer; err != nil {
-			t.Error(err)
+		select {
+		case err := <-answer:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(2 * wakeup.SlowPoll):
 		}
 		if took := time.Since(began); took > wakeup.SlowPoll+200*time.Millisecond {
-			t.Errorf("answered only after %v", took)
+			t.Errorf("answered only after %v, or not at all", took)
 		}
 	})
 }
