@@ -16,7 +16,7 @@ var leaseMutants = []mutant{
 	},
 	{
 		"grant that arrives dead is handed out", "P6", "a reply that took longer than the lease is taken for a lease",
-		in("coordinator.go", "if lease.expired() {", "if false {"), root("^TestLeaseShorterThanTheWayToTheServer$"),
+		in("claim.go", "if lease.expired() {\n\t\t\treturn nil, true", "if false {\n\t\t\treturn nil, true"), root("^TestLeaseShorterThanTheWayToTheServer$"),
 	},
 	{
 		"unconfirmed renewal moves the deadline", "P6", "what one master alone has written counts as held",
@@ -28,11 +28,11 @@ var leaseMutants = []mutant{
 	},
 	{
 		"release under a dead context", "P8", "the deferred release is sent with the context that has just ended",
-		in("lease.go", "if ctx.Err() != nil {", "if false {"), onFake("TestReleaseUnderADeadContextStillReleases"),
+		in("lease.go", "if ctx.Err() != nil && l.c.tidy(", "if false && l.c.tidy("), onFake("TestReleaseUnderADeadContextStillReleases"),
 	},
 	{
 		"lease renewed after its release failed", "P8", "a lost release leaves a lease that nobody holds and that never ends",
-		in("lease.go", "l.finish(nil)\n\tif ctx.Err() != nil {", "if ctx.Err() != nil {"), root("^TestLeaseThatNobodyHoldsIsNotRenewedOn$/^Release$"),
+		in("lease.go", "l.finish(nil)\n\tif ctx.Err() != nil &&", "if ctx.Err() != nil &&"), root("^TestLeaseThatNobodyHoldsIsNotRenewedOn$/^Release$"),
 	},
 	{
 		"panic keeps the key", "P8", "the release stands behind the work and not in a defer",
@@ -40,11 +40,11 @@ var leaseMutants = []mutant{
 	},
 	{
 		"unknown claim is not given back", "P8", "the claim whose reply was lost blocks its own retry",
-		in("do.go", "c.tidy(ctx, func(ctx context.Context) { _ = c.GiveBack(ctx, key, owner) })", "_ = owner"), root("^TestDoKeepsTheOwnerThatItGivesBack$"),
+		in("do.go", "_ = c.GiveBack(ctx, key, unknown.Owner) })", "})"), root("^TestDoKeepsTheOwnerThatItGivesBack$"),
 	},
 	{
 		"one owner for a whole batch", "P1", "two elements with one key are the same claim, and both are granted",
-		in("coordinator.go", "claims[i], calls[i] = q, c.claimCall(q)", "if i > 0 && claims[0] != nil { q.owner = claims[0].owner }; claims[i], calls[i] = q, c.claimCall(q)"),
+		in("claim.go", "claims[i], calls[i] = q, c.claimCall(q)", "if i > 0 && claims[0] != nil { q.owner = claims[0].owner }; claims[i], calls[i] = q, c.claimCall(q)"),
 		onFake("TestClaimManyGivesTheSameKeyOnce"),
 	},
 }
@@ -101,11 +101,11 @@ var clientMutants = []mutant{
 	},
 	{
 		"unconfirmed claim is granted", "P7", "WAIT is sent and its answer is not looked at",
-		in("coordinator.go", "case protocol.OK:\n\t\tif k.Unconfirmed {", "case protocol.OK:\n\t\tif false {"), root("^TestUnconfirmedClaimsReturnWithTheirContexts$"),
+		in("claim.go", "case protocol.OK:\n\t\tif k.Unconfirmed {", "case protocol.OK:\n\t\tif false {"), root("^TestUnconfirmedClaimsReturnWithTheirContexts$"),
 	},
 	{
 		"unconfirmed claim kept", "P8", "the claim is an error to its caller, and a lease to everybody else",
-		in("coordinator.go", "return nil, false, c.unconfirmedClaim(ctx, q)", "return nil, false, fmt.Errorf(\"%w: given back\", ErrNotReplicated)"), root("^TestReplicas$"),
+		in("claim.go", "return nil, false, c.unconfirmedClaim(ctx, q)", "return nil, false, fmt.Errorf(\"%w: given back\", ErrNotReplicated)"), root("^TestReplicas$"),
 	},
 	{
 		"unconfirmed completion is a success", "P7", "a result that a failover may lose is reported as stored",

@@ -84,7 +84,7 @@ var operatorMutants = []mutant{
 	},
 	{
 		"tombstone forgets the token", "P2", "what is expired is deleted, and its token with it",
-		script("common", "owner, token, now, 0)", "owner, 0, now, 0)"), onFake("TestTokensRise"),
+		script("common", "owner, token, now, maximum)\nend", "owner, 0, now, maximum)\nend"), onFake("TestTokensRise"),
 	},
 	{
 		"resolve without raising the token", "P3", "the old holder's grant is still the current one",
