@@ -90,7 +90,7 @@ func TestImportDirection(t *testing.T) {
 }
 
 const (
-	internalLayer = iota // test servers and proxies, which import nothing of ours
+	internalLayer = iota // chapters of the core, and what only tests use; they import each other alone
 	coreLayer
 	adapterLayer
 	programLayer

@@ -137,6 +137,8 @@ func (l *Lease) renewed(k *call) error {
 		return k.Err
 	case k.Reply.Code == protocol.OK && k.Unconfirmed:
 		return fmt.Errorf("%w: renewal of %s; the deadline has not moved, renew again", ErrNotReplicated, label(l.key))
+	case k.Reply.Code == protocol.OK && l.lost(): // while the reply was on its way
+		return l.lostError()
 	case k.Reply.Code == protocol.OK:
 		l.confirm(&k.Reply)
 		l.c.schedule.Moved(l)

@@ -439,3 +439,22 @@ func TestGrantThatIsAskedForAgainIsRenewed(t *testing.T) {
 		}
 	})
 }
+
+// P6. A renewal whose reply comes after the deadline has prolonged what its holder was told is lost.
+func TestRenewalThatIsAnsweredAfterTheDeadline(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
+		var wait atomic.Int64
+		rdb.AddHook(slowly{&wait})
+		c := open(t, rdb, WithLease(10*time.Second))
+		if err := c.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l := mustClaim(t, c, newKey(t), ManualRenewal())
+		time.Sleep(9500 * time.Millisecond)
+		wait.Store(int64(800 * time.Millisecond)) // Redis has it within the grace
+		wantError(t, l.Renew(t.Context()), ErrLeaseLost)
+		if over := time.Since(l.Deadline()); over < 0 {
+			t.Errorf("its deadline is %v from now", -over)
+		}
+	})
+}
