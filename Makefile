@@ -1,7 +1,7 @@
 # make test is everything, as CI runs it. CONTRIBUTING.md says what the other targets are for.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: test setup lint tests unit mutants test-engines bench docs clean
+.PHONY: test setup lint tests unit chaos mutants test-engines bench docs clean
 
 # Every module of go.work, by its directory.
 MODULES = $(shell go list -m -f '{{.Dir}}' | sed 's|^$(CURDIR)$$|.|; s|^$(CURDIR)/||')
@@ -73,6 +73,10 @@ unit:
 # catches each. Four minutes of CPU time; ARGS='-run fence' takes some of them, ARGS=-list shows them.
 mutants:
 	@go run ./internal/mutants $(ARGS)
+
+# Faults on a real cluster, with the promises checked; CHAOS=30m for longer, CHAOS_SEED=n to repeat a schedule.
+chaos:
+	go run ./chaos
 
 bench:
 	go run ./bench

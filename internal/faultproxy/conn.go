@@ -2,7 +2,6 @@ package faultproxy
 
 import (
 	"bufio"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -22,11 +21,14 @@ type conn struct {
 
 	mu  sync.Mutex
 	due []*pending // requests sent whose replies are due, in order
+	// last is the last request sent, and busy tells whether more of them have
+	// been read and not sent yet.
+	last *pending
+	busy bool
 
 	// Upstream's own:
-	last  *pending // the last request sent
-	setup []byte   // requests which prepared the connection
-	ask   []byte   // the request before, if that was ASKING
+	setup []byte // requests which prepared the connection
+	ask   []byte // the request before, if that was ASKING
 }
 
 // pending is a request which the server was sent.
@@ -52,6 +54,7 @@ func (c *conn) expect(s *pending) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.due = append(c.due, s)
+	c.last = s
 }
 
 // next returns the request whose reply is due next, or nil if none is.
@@ -96,8 +99,10 @@ func (c *conn) run() {
 func (c *conn) upstream() {
 	r := bufio.NewReader(c.client)
 	for {
+		c.working(r.Buffered() > 0)
 		req, err := readRequest(r)
-		if err != nil {
+		c.working(true)
+		if !c.pass(err == nil) || err != nil {
 			return
 		}
 		req.Conn, req.N = c.id, c.p.seq.Add(1)
@@ -121,7 +126,8 @@ func (c *conn) upstream() {
 			return
 		}
 		if req.unpairs() {
-			_, _ = io.Copy(c.server, r)
+			c.working(false)
+			c.copy(c.server, r)
 			return
 		}
 		if req.prepares() {
@@ -137,18 +143,20 @@ func (c *conn) upstream() {
 func (c *conn) send(req Request, v Verdict) bool {
 	s := &pending{v: v, unpairs: req.unpairs(), release: c.p.released(), done: make(chan struct{})}
 	c.expect(s) // before it is sent, so as to precede its reply
-	c.last = s
 	_, err := c.server.Write(req.raw)
 	return err == nil
 }
 
 // drain waits until the replies to everything sent have been dealt with.
 func (c *conn) drain() {
-	if c.last == nil {
+	c.mu.Lock()
+	last := c.last
+	c.mu.Unlock()
+	if last == nil {
 		return
 	}
 	select {
-	case <-c.last.done:
+	case <-last.done:
 	case <-c.closed:
 	}
 }
@@ -169,7 +177,7 @@ func (c *conn) downstream() {
 	r := bufio.NewReader(c.server)
 	for {
 		frame, err := appendFrame(nil, r)
-		if err != nil {
+		if !c.pass(err == nil) || err != nil {
 			return
 		}
 		if frame[0] == '>' {
@@ -184,6 +192,7 @@ func (c *conn) downstream() {
 			c.reply(frame)
 			continue
 		}
+		c.p.ran[s.v.Action].Add(1)
 		switch s.v.Action {
 		case DropReply:
 			return
@@ -196,7 +205,7 @@ func (c *conn) downstream() {
 		c.reply(frame)
 		close(s.done)
 		if s.unpairs {
-			_, _ = io.Copy(c.client, r)
+			c.copy(c.client, r)
 			return
 		}
 	}

@@ -48,6 +48,9 @@ func (p *Proxy) Release() []Late {
 	var late []Late
 	for _, h := range all {
 		reply, err := p.deliver(h)
+		if err == nil {
+			p.ran[Hold].Add(1)
+		}
 		late = append(late, Late{Request: h.req, Reply: reply, Err: err})
 	}
 	return late

@@ -19,6 +19,7 @@ type Proxy struct {
 	rule   atomic.Pointer[Rule]
 	seq    atomic.Int64
 	counts [actions]atomic.Int64
+	ran    [actions]atomic.Int64
 	done   chan struct{}
 	wg     sync.WaitGroup
 
@@ -28,6 +29,8 @@ type Proxy struct {
 	conns   map[*conn]struct{}
 	held    []held
 	release chan struct{} // closed by Release, then replaced
+	hole    chan struct{} // closed when a black hole ends; nil if there is none
+	stuck   map[*conn]int // how much each has waiting at the black hole
 }
 
 // New starts a proxy in front of the server at target, a host:port. Without a
@@ -62,9 +65,12 @@ func (p *Proxy) SetRule(r Rule) {
 }
 
 // Count returns how many requests have met with the action. They are counted
-// when the rule has decided. For "the server has run it" see [Proxy.Release],
-// or ask the server.
+// when the rule has decided.
 func (p *Proxy) Count(a Action) int64 { return p.counts[a].Load() }
+
+// Answered returns how many of the requests which have met with the action the
+// server has answered since, whatever became of the answer.
+func (p *Proxy) Answered(a Action) int64 { return p.ran[a].Load() }
 
 // Close ends all connections and returns when every goroutine of the proxy has
 // ended. Requests which are still held are lost.
@@ -113,6 +119,10 @@ func (p *Proxy) accept() {
 }
 
 func (p *Proxy) serve(id int, client net.Conn) {
+	if !p.reachable() {
+		_ = client.Close()
+		return
+	}
 	server, err := net.DialTimeout("tcp", p.target, dialTimeout)
 	if err != nil {
 		_ = client.Close()

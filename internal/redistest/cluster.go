@@ -32,13 +32,29 @@ type Cluster struct {
 // clients about all the others. This takes about three seconds, of which two
 // are Redis' own: no node of a cluster serves anything before that time.
 // The extra configuration goes to every node.
-func StartCluster(ctx context.Context, masters, replicasPer int, extra ...string) (_ *Cluster, err error) {
+func StartCluster(ctx context.Context, masters, replicasPer int, extra ...string) (*Cluster, error) {
+	return Spec{Masters: masters, Replicas: replicasPer, Extra: extra}.Start(ctx)
+}
+
+// Spec says what cluster to start, where [StartCluster] does not say enough.
+type Spec struct {
+	Masters  int
+	Replicas int      // for each master
+	Extra    []string // configuration of every node
+	// Env returns additional environment variables, as "name=value", for the
+	// node with that number in [Cluster.Nodes]. Several nodes may ask at once,
+	// and one that has to draw another port asks again.
+	Env func(node int) []string
+}
+
+// Start starts it; see [StartCluster].
+func (spec Spec) Start(ctx context.Context) (_ *Cluster, err error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	c := &Cluster{
-		masters:  masters,
-		replicas: replicasPer,
-		nodes:    make([]*Server, masters*(1+replicasPer)),
+		masters:  spec.Masters,
+		replicas: spec.Replicas,
+		nodes:    make([]*Server, spec.Masters*(1+spec.Replicas)),
 		owned:    map[*Server]slotSet{},
 	}
 	defer func() {
@@ -48,7 +64,11 @@ func StartCluster(ctx context.Context, masters, replicasPer int, extra ...string
 		}
 	}()
 	err = each(c.nodes, func(i int, _ *Server) (err error) {
-		c.nodes[i], err = start(ctx, clusterConfig(), false, extra)
+		config := clusterConfig()
+		if spec.Env != nil {
+			config.env = spec.Env(i)
+		}
+		c.nodes[i], err = start(ctx, config, false, spec.Extra)
 		return err
 	})
 	if err != nil {
@@ -83,12 +103,19 @@ func clusterConfig() *config {
 // assemble makes a cluster of nodes which know nothing of each other. The
 // first nodes become masters, in order of their slots.
 func (c *Cluster) assemble(ctx context.Context) error {
+	// Nodes with equal epochs would have to sort that out among themselves
+	// first, and until then disagree about slots. All of them get theirs before
+	// any meets another: a node which was met before takes none any more.
 	err := each(c.nodes, func(i int, s *Server) error {
-		// Nodes with equal epochs would have to sort that out among
-		// themselves first, and until then disagree about slots.
 		if err := s.admin.Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", i+1).Err(); err != nil {
 			return fmt.Errorf("redistest: set epoch of %s: %w", s.Addr(), err)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = each(c.nodes, func(i int, s *Server) error {
 		if i < c.masters {
 			lo, hi := i*slotCount/c.masters, (i+1)*slotCount/c.masters-1
 			if err := s.admin.ClusterAddSlotsRange(ctx, lo, hi).Err(); err != nil {

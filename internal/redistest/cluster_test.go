@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,6 +67,34 @@ func TestClusterServes(t *testing.T) {
 	}
 }
 
+func TestRoles(t *testing.T) {
+	c, _ := sharedCluster(t)
+	masters, err := c.Masters(ctx)
+	if err != nil || len(masters) != 3 {
+		t.Fatalf("masters %v, %v", masters, err)
+	}
+	slots := 0
+	for _, m := range masters {
+		rs, err := c.SlotsOf(ctx, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rs {
+			slots += r[1] - r[0] + 1
+		}
+	}
+	if slots != slotCount {
+		t.Errorf("%d slots in all", slots)
+	}
+	replicas, err := c.ReplicasOf(ctx, masters[0])
+	if err != nil || len(replicas) != 1 {
+		t.Fatalf("replicas %v, %v", replicas, err)
+	}
+	if rs, err := c.SlotsOf(ctx, replicas[0]); len(rs) != 0 || err != nil {
+		t.Errorf("a replica owns %v, %v", rs, err)
+	}
+}
+
 func TestMoveSlot(t *testing.T) {
 	c, client := sharedCluster(t)
 	const keys = 250
@@ -108,6 +137,13 @@ func TestHalfMovedSlot(t *testing.T) {
 	}
 	if n := to.admin.ClusterCountKeysInSlot(ctx, slot).Val(); n != 4 {
 		t.Errorf("%d keys have moved", n)
+	}
+	for _, s := range []*Server{from, to} {
+		if rs, err := c.SlotsOf(ctx, s); err != nil || !slices.ContainsFunc(rs, func(r [2]int) bool {
+			return r[0] <= slot && slot <= r[1]
+		}) {
+			t.Errorf("slot %d on its way is not in %v of %s, %v", slot, rs, s.Addr(), err)
+		}
 	}
 	if err := c.EndMove(ctx, slot, from, to); err == nil {
 		t.Error("the move could be ended with keys left behind")

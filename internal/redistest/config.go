@@ -8,7 +8,10 @@ import (
 
 // config is the text of a redis.conf. A file is used rather than arguments
 // because sentinels insist on one, and because Restart can read it again.
-type config struct{ b strings.Builder }
+type config struct {
+	b   strings.Builder
+	env []string // of the process, in addition to this one's
+}
 
 func (c *config) set(name, value string) {
 	if value == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Heal undoes what a test has done to the cluster, so that one cluster can
@@ -31,13 +32,14 @@ func (c *Cluster) Heal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var lost orphans
 	err = until(ctx, "the cluster to heal", func(ctx context.Context) error {
 		err := c.complete(ctx)
 		if err == nil {
 			return nil
 		}
 		// Most wounds close by themselves; the others need a hand.
-		return errors.Join(err, c.repair(ctx))
+		return errors.Join(err, c.repair(ctx, &lost))
 	})
 	if err != nil {
 		return fmt.Errorf("%w%s", err, c.logs())
@@ -47,7 +49,7 @@ func (c *Cluster) Heal(ctx context.Context) error {
 
 // repair mends what Redis leaves to the operator. It is repeated until the
 // cluster is complete, so it does one thing at a time.
-func (c *Cluster) repair(ctx context.Context) error {
+func (c *Cluster) repair(ctx context.Context, lost *orphans) error {
 	vs, err := c.views(ctx)
 	if err != nil {
 		return err
@@ -58,9 +60,13 @@ func (c *Cluster) repair(ctx context.Context) error {
 	// before imports which cannot.
 	for _, migrating := range []bool{true, false} {
 		for _, v := range vs {
+			if v.self.master != "" {
+				continue
+			}
 			// A master fresh from the dead may not know that it has been
-			// replaced. Then this will pass.
-			current := ownerOf(vs, &v.self.slots) == v.node
+			// replaced. Then this will pass. One which has lost all of its
+			// slots knows, and still does not listen about what it imports.
+			current := v.self.slots.empty() || ownerOf(vs, &v.self.slots) == v.node
 			for _, o := range v.self.open {
 				if !current || o.migrating != migrating {
 					continue
@@ -72,10 +78,77 @@ func (c *Cluster) repair(ctx context.Context) error {
 			}
 		}
 	}
+	if err := closeReplicas(ctx, vs); err != nil {
+		return err
+	}
+	if free := lost.find(vs); !free.empty() {
+		return c.adopt(ctx, vs, free)
+	}
 	if c.agreed(vs) != nil {
 		return nil
 	}
+	if err := c.unseat(ctx, vs); err != nil {
+		return err
+	}
 	return c.reassign(ctx, vs)
+}
+
+// closeReplicas closes the slots which only a replica takes for open: one that
+// was a master of Valkey when it was killed. It does as it hears of its master.
+func closeReplicas(ctx context.Context, vs []*view) error {
+	for _, v := range vs {
+		master := byID(vs, v.self.master)
+		if master == nil {
+			continue
+		}
+		for _, o := range v.self.open {
+			if !slices.ContainsFunc(master.self.open, func(m openSlot) bool { return m.slot == o.slot }) {
+				if err := setSlot(ctx, master.node, o.slot, "STABLE"); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// unseat takes the slots from a master that there is one too many of: one which
+// was cut off and replaced, and was given a slot meanwhile, does not step down.
+// They go to a master which lacks a replica, that is to its successor.
+func (c *Cluster) unseat(ctx context.Context, vs []*view) error {
+	replicas := map[string]int{}
+	for _, v := range vs {
+		replicas[v.self.master]++
+	}
+	masters := 0
+	var excess, heir *view // the needy masters with the fewest slots and with the most
+	for _, v := range vs {
+		if v.self.slots.empty() {
+			continue
+		}
+		masters++
+		if replicas[v.self.id] >= c.replicas {
+			continue
+		}
+		if excess == nil || v.self.slots.size() < excess.self.slots.size() {
+			excess = v
+		}
+		if heir == nil || v.self.slots.size() >= heir.self.slots.size() {
+			heir = v
+		}
+	}
+	if masters <= c.masters || excess == nil || excess == heir {
+		return nil
+	}
+	for slot := range slotCount {
+		if !excess.self.slots.has(slot) {
+			continue
+		}
+		if err := c.MoveSlot(ctx, slot, excess.node, heir.node); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // finishMove completes a move out of v, to the target or its replacement.

@@ -3,7 +3,10 @@ package redistest
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // MoveSlot moves a slot with its keys from one master to another, the way
@@ -20,6 +23,10 @@ func (c *Cluster) MoveSlot(ctx context.Context, slot int, from, to *Server) erro
 
 // BeginMove opens the slot: from then on, from answers ASK for keys it does
 // not have, and TRYAGAIN for commands of which it has some keys but not all.
+//
+// A slot which is not open yet has no keys at the target, but for what a move
+// that failed has left behind. These are deleted: they would be in the way of
+// the true ones, or come to life again in place of some that are gone by now.
 func (c *Cluster) BeginMove(ctx context.Context, slot int, from, to *Server) error {
 	fromID, err := c.id(ctx, from)
 	if err != nil {
@@ -29,12 +36,55 @@ func (c *Cluster) BeginMove(ctx context.Context, slot int, from, to *Server) err
 	if err != nil {
 		return err
 	}
+	open, err := c.isOpen(ctx, slot, from, to)
+	if err != nil {
+		return err
+	}
 	// The target first: it must not turn away clients which the source
 	// already sends to it.
 	if err := setSlot(ctx, to, slot, "IMPORTING", fromID); err != nil {
 		return err
 	}
+	if !open {
+		if err := purge(ctx, slot, to); err != nil {
+			return err
+		}
+	}
 	return setSlot(ctx, from, slot, "MIGRATING", toID)
+}
+
+// isOpen tells whether the slot is on its way according to one of the nodes.
+func (c *Cluster) isOpen(ctx context.Context, slot int, nodes ...*Server) (bool, error) {
+	for _, s := range nodes {
+		v, err := c.view(ctx, s)
+		if err != nil {
+			return false, err
+		}
+		for _, o := range v.self.open {
+			if o.slot == slot {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// purge deletes the keys of a slot which the node imports.
+func purge(ctx context.Context, slot int, s *Server) error {
+	keys, err := s.admin.ClusterGetKeysInSlot(ctx, slot, math.MaxInt32).Result()
+	if err != nil {
+		return fmt.Errorf("redistest: keys in slot %d of %s: %w", slot, s.Addr(), err)
+	}
+	for _, key := range keys {
+		if _, err := s.admin.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.Do(ctx, "ASKING")
+			p.Del(ctx, key)
+			return nil
+		}); err != nil {
+			return fmt.Errorf("redistest: delete a key of slot %d from %s: %w", slot, s.Addr(), err)
+		}
+	}
+	return nil
 }
 
 // MoveKeys moves up to limit keys of an open slot (all of them if limit is 0)

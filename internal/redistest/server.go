@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -20,7 +21,9 @@ import (
 type Server struct {
 	bin      string
 	port     int
+	kept     io.Closer // keeps the port for this server while it is dead
 	dir      string
+	env      []string
 	sentinel bool
 	admin    *redis.Client
 
@@ -50,7 +53,7 @@ func start(ctx context.Context, c *config, sentinel bool, extra []string) (*Serv
 		return nil, err
 	}
 	for tries := 10; ; tries-- {
-		s, err := startOnce(ctx, bin, c.b.String(), sentinel, password(extra))
+		s, err := startOnce(ctx, bin, c, sentinel, password(extra))
 		if errors.Is(err, errPortTaken) && tries > 1 {
 			continue // lost a race for the port; draw another one
 		}
@@ -68,16 +71,17 @@ func password(extra []string) string {
 	return ""
 }
 
-func startOnce(ctx context.Context, bin, conf string, sentinel bool, password string) (*Server, error) {
-	port, err := freePort()
+func startOnce(ctx context.Context, bin string, c *config, sentinel bool, password string) (*Server, error) {
+	port, kept, err := freePort()
 	if err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "redistest-")
 	if err != nil {
+		_ = kept.Close()
 		return nil, fmt.Errorf("redistest: directory for a server: %w", err)
 	}
-	s := &Server{bin: bin, port: port, dir: dir, sentinel: sentinel}
+	s := &Server{bin: bin, port: port, kept: kept, dir: dir, env: c.env, sentinel: sentinel}
 	s.admin = redis.NewClient(&redis.Options{
 		Addr:     s.Addr(),
 		Password: password,
@@ -92,7 +96,7 @@ func startOnce(ctx context.Context, bin, conf string, sentinel bool, password st
 		ReadTimeout:     2 * time.Second,
 		WriteTimeout:    2 * time.Second,
 	})
-	conf = fmt.Sprintf("bind %s\nport %d\ndir %q\n", host, port, dir) + conf
+	conf := fmt.Sprintf("bind %s\nport %d\ndir %q\n", host, port, dir) + c.b.String()
 	if err := os.WriteFile(s.confPath(), []byte(conf), 0o600); err != nil {
 		s.Stop()
 		return nil, fmt.Errorf("redistest: write configuration: %w", err)
@@ -155,6 +159,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	}
 	cmd := exec.Command(s.bin, args...)
 	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), s.env...)
 	// No logfile is configured, so the log goes to stdout, and lands in the
 	// same place as the complaints about a bad configuration do.
 	cmd.Stdout, cmd.Stderr = log, log
@@ -264,6 +269,7 @@ func (s *Server) signal(sig os.Signal) error {
 func (s *Server) Stop() {
 	_ = s.Kill()
 	_ = s.admin.Close()
+	_ = s.kept.Close()
 	_ = os.RemoveAll(s.dir)
 }
 

@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 )
@@ -15,6 +16,14 @@ type slotSet [slotCount / 64]uint64
 func (s *slotSet) add(slot int)      { s[slot/64] |= 1 << (slot % 64) }
 func (s *slotSet) has(slot int) bool { return s[slot/64]&(1<<(slot%64)) != 0 }
 func (s *slotSet) empty() bool       { return *s == slotSet{} }
+
+func (s *slotSet) size() int {
+	n := 0
+	for _, w := range s {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
 
 // holds tells whether every slot of o is in s.
 func (s *slotSet) holds(o *slotSet) bool {
