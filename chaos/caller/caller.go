@@ -101,7 +101,9 @@ func Run(config Config, done <-chan struct{}, ready func()) (_ *Report, err erro
 	if err != nil {
 		return nil, err
 	}
-	var callers sync.WaitGroup
+	ended := make(chan struct{})
+	var watcher, callers sync.WaitGroup
+	watcher.Go(func() { rec.stalls.watch(ended) })
 	for i := range config.Callers {
 		number := config.First + i
 		a := &actor{
@@ -119,6 +121,8 @@ func Run(config Config, done <-chan struct{}, ready func()) (_ *Report, err erro
 	if err := rdb.Close(); err != nil {
 		return nil, err
 	}
+	close(ended)
+	watcher.Wait()
 	report := settled(before, open)
 	report.Steps = int(rec.last.Load())
 	if err := rec.Err(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -20,6 +21,7 @@ type Recorder struct {
 	last    atomic.Int64
 	texts   atomic.Int64
 	failed  atomic.Pointer[error]
+	stalls  stalls
 }
 
 // NewRecorder writes to out, in the name of a process.
@@ -182,9 +184,15 @@ func (h *holding) note() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.line.Ended == 0 {
-		line := h.line
-		h.r.write(history.Line{Holding: &line})
+		h.write()
 	}
+}
+
+// write is called with mu held.
+func (h *holding) write() {
+	h.line.Stopped = h.line.Stopped || h.r.stalls.since(h.line.Granted, time.Duration(h.line.Grace)/2)
+	line := h.line
+	h.r.write(history.Line{Holding: &line})
 }
 
 func (h *holding) ended() {
@@ -197,6 +205,5 @@ func (h *holding) ended() {
 	case errors.Is(cause, coordinator.ErrClosed):
 		h.line.Cause = "closed"
 	}
-	line := h.line
-	h.r.write(history.Line{Holding: &line})
+	h.write()
 }

@@ -76,7 +76,7 @@ func judgeDir(dir string) (*Group, error) {
 	}
 	begun := time.Now()
 	under := time.Duration(h.Run.End - h.Run.Start).Seconds()
-	options := judge.Options{Minimum: map[string]int{}, Timeout: time.Minute, Pictures: filepath.Join(dir, "pictures")}
+	options := judge.Options{Minimum: map[string]int{}, Timeout: 20 * time.Second, Undecided: 1, Pictures: filepath.Join(dir, "pictures")}
 	for name, each := range minima {
 		options.Minimum[name] = max(int(each*under), 1)
 	}

@@ -71,10 +71,14 @@ func (c *Cluster) repair(ctx context.Context, lost *orphans) error {
 				if !current || o.migrating != migrating {
 					continue
 				}
-				if migrating {
+				switch {
+				case !migrating:
+					return c.undoImport(ctx, vs, v, o)
+				case v.self.slots.has(o.slot):
 					return c.finishMove(ctx, vs, v, o)
+				default: // somebody else has taken it over
+					return setSlot(ctx, v.node, o.slot, "STABLE")
 				}
-				return c.undoImport(ctx, vs, v, o)
 			}
 		}
 	}

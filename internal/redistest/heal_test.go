@@ -127,9 +127,20 @@ func TestOrphanedSlot(t *testing.T) {
 }
 
 // TestImporterWithoutSlots has the target of a move lose what it owned, and the
-// source the slot. It does not become a replica by itself, because its successor
-// has got more than what it owned.
+// source the slot.
 func TestImporterWithoutSlots(t *testing.T) {
+	replacedInMove(t, func(from, to *Server) *Server { return to })
+}
+
+// TestSourceWithoutSlots has the source of a move lose what it owned.
+func TestSourceWithoutSlots(t *testing.T) {
+	replacedInMove(t, func(from, to *Server) *Server { return from })
+}
+
+// replacedInMove kills one side of a move, and has the slot go elsewhere. Who was
+// killed does not become a replica by itself, because its successor has got more
+// than what it owned.
+func replacedInMove(t *testing.T, choose func(from, to *Server) *Server) {
 	c, client := sharedCluster(t)
 	if err := client.Set(ctx, "importer", "v", 0).Err(); err != nil {
 		t.Fatal(err)
@@ -147,18 +158,22 @@ func TestImporterWithoutSlots(t *testing.T) {
 			third = m
 		}
 	}
-	replicas, err := c.ReplicasOf(ctx, to)
-	if err != nil || len(replicas) != 1 {
-		t.Fatalf("replicas %v, %v", replicas, err)
-	}
 	if err := c.BeginMove(ctx, slot, from, to); err != nil {
 		t.Fatal(err)
 	}
-	if err := to.Kill(); err != nil {
+	victim := choose(from, to)
+	if err := victim.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	next, _, err := c.WaitPromoted(ctx, to)
+	next, _, err := c.WaitPromoted(ctx, victim)
 	if err != nil {
+		t.Fatal(err)
+	}
+	other := from
+	if victim == from {
+		other = to
+	}
+	if err := setSlot(ctx, other, slot, "STABLE"); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.WaitOK(ctx); err != nil {
@@ -171,10 +186,7 @@ func TestImporterWithoutSlots(t *testing.T) {
 	if err := c.MoveSlot(ctx, owned[0][0], third, next); err != nil {
 		t.Fatal(err)
 	}
-	if err := setSlot(ctx, from, slot, "STABLE"); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.MoveSlot(ctx, slot, from, third); err != nil {
+	if err := c.MoveSlot(ctx, slot, masterFor(t, c, "importer"), third); err != nil {
 		t.Fatal(err)
 	}
 	heal(t, c)
