@@ -48,6 +48,9 @@ func (m memory) Inject(ctx context.Context, t *Target) (_ []history.Fault, err e
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil // what was asked when the run ended was not answered
 	}
+	if f.Count == 0 && err == nil {
+		err = ErrNothing
+	}
 	return happened(f), err
 }
 
@@ -108,9 +111,12 @@ func evict(ctx context.Context, t *Target, master *redistest.Server, f *history.
 	fill := newFiller(ctx, master, f.Slots)
 	defer fill.client.Close()
 	defer func() {
+		lifted := undo(ctx) // first: to delete keys takes memory as well
 		after, counted := evicted(context.WithoutCancel(ctx))
+		left, emptied := fill.empty(ctx)
 		f.Count = after - before
-		err = errors.Join(err, counted, undo(ctx), fill.empty(ctx))
+		f.Detail = fmt.Sprintf("%d keys of the callers", f.Count-(fill.written-left))
+		err = errors.Join(err, lifted, counted, emptied)
 	}()
 	const longest = 4 * time.Second
 	for end := time.Now().Add(longest); time.Now().Before(end); {
@@ -162,17 +168,20 @@ func flushNode(ctx context.Context, _ *Target, master *redistest.Server, f *hist
 	if err != nil {
 		return err
 	}
-	f.Count = max(keys, 1)
-	f.Detail = fmt.Sprintf("%d keys", keys)
+	if keys == 0 {
+		return nil
+	}
+	f.Count = keys
 	return ask(ctx, master, "FLUSHALL").Err()
 }
 
 // filler is keys that nobody asks for. They are in one slot, and deleted in the end.
 type filler struct {
-	client *redis.Client
-	tag    string
-	value  string
-	next   int
+	client  *redis.Client
+	tag     string
+	value   string
+	next    int
+	written int64
 }
 
 func newFiller(ctx context.Context, master *redistest.Server, slots [][2]int) *filler {
@@ -192,11 +201,17 @@ func (f *filler) write(ctx context.Context) error {
 		pipe.Set(ctx, fmt.Sprint(f.tag, f.next), f.value, fillerTTL)
 		f.next++
 	}
-	_, err := pipe.Exec(ctx)
+	cmds, err := pipe.Exec(ctx)
+	for _, cmd := range cmds {
+		if cmd.Err() == nil {
+			f.written++
+		}
+	}
 	return err
 }
 
-func (f *filler) empty(ctx context.Context) error {
+// empty deletes the keys, and returns how many were left.
+func (f *filler) empty(ctx context.Context) (left int64, err error) {
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	pipe := f.client.Pipeline()
@@ -204,8 +219,13 @@ func (f *filler) empty(ctx context.Context) error {
 		pipe.Unlink(ctx, fmt.Sprint(f.tag, i))
 	}
 	if pipe.Len() == 0 {
-		return nil
+		return 0, nil
 	}
-	_, err := pipe.Exec(ctx)
-	return err
+	cmds, err := pipe.Exec(ctx)
+	for _, cmd := range cmds {
+		if n, ok := cmd.(*redis.IntCmd); ok {
+			left += n.Val()
+		}
+	}
+	return left, err
 }

@@ -58,6 +58,10 @@ func TestEvict(t *testing.T) {
 	f := inject(t, to, "evict")
 	in, left, out, others := count(f.Slots)
 	t.Logf("%d of %d records are left, and %d of %d elsewhere", left, in, others, out)
+	var theirs int
+	if _, err := fmt.Sscanf(f.Detail, "%d keys of the callers", &theirs); err != nil || theirs < in-left {
+		t.Errorf("%d records are gone: %s, %v", in-left, f.Detail, err)
+	}
 	if left >= in || others != out || f.Count < 100 || f.Effect != history.Wipe {
 		t.Errorf("%+v", f)
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,10 +98,13 @@ func (g *group) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	for i := range g.storm.happened {
-		if err := g.out.Write(history.Line{Fault: &g.storm.happened[i]}); err != nil {
+	for _, f := range slices.Concat(g.storm.happened, onTheirWay(g.storm.happened)) {
+		if err := g.out.Write(history.Line{Fault: &f}); err != nil {
 			return err
 		}
+	}
+	if stepped(g.storm.happened) {
+		run.Lifetime = 1
 	}
 	for i := range g.leaks {
 		if err := g.out.Write(history.Line{Leak: &g.leaks[i]}); err != nil {

@@ -10,6 +10,7 @@ import (
 
 const (
 	killMaster = "kill-master"
+	moveSlots  = "move-slots"
 	partition  = "partition-callers" // with the failovers, but none: it loses nothing and nobody is promoted
 )
 
@@ -31,7 +32,7 @@ func durable() [][]faults.Fault {
 
 func short() [][]faults.Fault {
 	names := []string{
-		killMaster, "lose-suffix", partition, "drop-replies", "hold-requests", "kill-clients", "move-slots", "flush-scripts",
+		killMaster, "lose-suffix", partition, "drop-replies", "hold-requests", "kill-clients", moveSlots, "flush-scripts",
 		"memory-full", "evict", "clock-forward", "stop-holders", "kill-holders",
 	}
 	return lane(func(f faults.Fault) bool { return slices.Contains(names, f.Name()) })
