@@ -306,7 +306,7 @@ func TestCallsReturnWhenTheirContextEnds(t *testing.T) {
 				time.AfterFunc(150*time.Millisecond, cancel)
 			}
 			err := call(ctx)
-			if late := time.Since(ended); late > 100*time.Millisecond {
+			if late := time.Since(ended); late > 500*time.Millisecond { // for busy machines; hung connections are given up after seconds
 				t.Errorf("%s returned %v after its context's %s", name, late, how)
 			}
 			if !errors.Is(err, ErrUnknown) && !errors.Is(err, ErrUnavailable) || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
