@@ -67,7 +67,7 @@ type streams struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the second Ctrl-C ends the program at once
-	redis.SetLogger(silence{})
+	redis.SetLogger(caller.Silence{})
 	os.Exit(execute(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
 }
 
@@ -162,8 +162,3 @@ func (callerCommand) Run(std streams) error {
 	signal.Ignore(os.Interrupt)
 	return caller.Main(std.in, std.out)
 }
-
-// silence keeps go-redis' own log off the terminal: what matters in it comes back as an error as well.
-type silence struct{}
-
-func (silence) Printf(context.Context, string, ...any) {}

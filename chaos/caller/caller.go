@@ -61,7 +61,7 @@ func Client(network map[string]string, name string, dial func(context.Context, s
 
 // Main is the process: it is configured by JSON on in, works until in ends, and reports on out.
 func Main(in io.Reader, out io.Writer) error {
-	redis.SetLogger(silence{})
+	redis.SetLogger(Silence{})
 	decoder := json.NewDecoder(in)
 	var config Config
 	if err := decoder.Decode(&config); err != nil {
@@ -168,7 +168,8 @@ func counted(dial dialer, open *atomic.Int64) dialer {
 	}
 }
 
-// silence keeps go-redis' own log off the terminal: what matters in it comes back as an error as well.
-type silence struct{}
+// Silence keeps go-redis' own log off the terminal: what matters in it comes back as an error as well.
+type Silence struct{}
 
-func (silence) Printf(context.Context, string, ...any) {}
+// Printf drops it.
+func (Silence) Printf(context.Context, string, ...any) {}

@@ -15,6 +15,20 @@
 //
 // The faults of a group come one after the other. The groups of [Mixed] run at the same time, each in a lane of its
 // own: what they must not do to each other they sort out by the target (see [Target.Heal]).
+//
+// What the history.Fault of each says, beyond what is written there:
+//
+//   - Slots of a fork are also those which were on their way from or to one of the two servers. Of move-slots they are
+//     those that were moved.
+//   - A fork ends when the cluster is whole again. Slots that nobody owns after it, or a master too many, are mended
+//     before, so that records may change hands until then.
+//   - clock-forward: what has less than an hour to live is gone at once. Both steps, there and back, are in Start to
+//     End, and tokens made meanwhile stay ahead. Should a step lead to a failover, a fork of the same name comes with it.
+//   - clock-skew: Promoted is when the clock stepped for the keys of the shard, by Offset, and it steps back before End.
+//   - Late: of hold-requests and partition-callers everything that was under way arrives in the last moments before
+//     End, of slow-links each request by itself.
+//   - Stop: Processes are the numbers from before a Respawn.
+//   - evict: Count is all evictions, of which Detail says how many were not of the filling.
 package faults
 
 import (

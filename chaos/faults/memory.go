@@ -111,7 +111,7 @@ func evict(ctx context.Context, t *Target, master *redistest.Server, f *history.
 	fill := newFiller(ctx, master, f.Slots)
 	defer fill.client.Close()
 	defer func() {
-		lifted := undo(ctx) // first: to delete keys takes memory as well
+		lifted := undo(ctx) // first: nothing is to be evicted while it is counted
 		after, counted := evicted(context.WithoutCancel(ctx))
 		left, emptied := fill.empty(ctx)
 		f.Count = after - before
@@ -155,7 +155,9 @@ func fill(ctx context.Context, t *Target, master *redistest.Server, f *history.F
 	}()
 	probe := newFiller(ctx, master, f.Slots)
 	defer probe.client.Close()
-	if err := probe.write(ctx); err == nil || !strings.HasPrefix(err.Error(), "OOM") {
+	if err := probe.write(ctx); err == nil {
+		return errors.New("faults: a write passes with memory full")
+	} else if !strings.HasPrefix(err.Error(), "OOM") {
 		return fmt.Errorf("faults: a write with memory full: %w", err)
 	}
 	pause(ctx, t.between(800*time.Millisecond, 1600*time.Millisecond))

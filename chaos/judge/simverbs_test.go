@@ -174,7 +174,7 @@ func (c *simCaller) expire(key int32) {
 	}
 	c.owners++
 	_, _, ok, _ = c.send(c.sleep, model.Request{
-		Verb: model.Expire, Key: key, Token: rec.Token, Owner: c.owners, Burial: 100 * simLease / ms, Retention: 86_400_000,
+		Verb: model.Expire, Key: key, Read: rec.Owner, Token: rec.Token, Owner: c.owners, Burial: 100 * simLease / ms, Retention: 86_400_000,
 	}, "", false)
 	c.end(e, okOrUnknown(ok))
 }
@@ -194,7 +194,7 @@ func (c *simCaller) resolve(key int32) {
 		c.end(e, history.Unknown)
 		return
 	}
-	q.Token = rec.Token
+	q.Read, q.Token = rec.Owner, rec.Token
 	r, _, ok, _ := c.send(c.sleep, q, "", false)
 	switch {
 	case !ok:

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/onceward/coordinator/chaos/caller"
 	"github.com/onceward/coordinator/internal/redistest"
 )
@@ -26,6 +28,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	redis.SetLogger(caller.Silence{})
 	os.Exit(m.Run())
 }
 
