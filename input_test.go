@@ -384,6 +384,6 @@ func TestServersThatRefuse(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{Addr: m.Addr()})
 	defer rdb.Close()
 	m.SetError("LOADING Redis is loading the dataset in memory")
-	_, err := open(t, rdb, WithTimeout(2*time.Second)).Claim(ctx, newKey(t))
-	wantError(t, err, ErrUnavailable, "LOADING")
+	c = open(t, rdb, WithTimeout(500*time.Millisecond))
+	wantError(t, certain(func() error { _, err := c.Claim(ctx, newKey(t)); return err }), ErrUnavailable, "LOADING")
 }
