@@ -41,6 +41,9 @@ func (m moveSlots) Inject(ctx context.Context, t *Target) ([]history.Fault, erro
 				return happened(f), err
 			}
 			t.moved.over(one)
+			if one != nil {
+				f.Slots = append(f.Slots, [2]int{one.slot, one.slot}) // it may have moved, or lost what had
+			}
 			t.logf("%s: %v", m.Name(), err)
 			if !expected {
 				errs = append(errs, err)

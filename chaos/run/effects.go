@@ -12,8 +12,9 @@ import (
 // lag is how far a replica may be behind its master.
 const lag = time.Second
 
-// onTheirWay are the losses of slots that were moved to a master which was replaced before its replica had all of
-// their keys: the source has dropped these, so nobody has them, however old they were.
+// onTheirWay are the losses of slots that were moved to or from a master which was replaced meanwhile. A new target may
+// lack keys that the source has dropped already. A new source claims the slot with a newer epoch than the target
+// has, which then deletes what it was given. Either way nobody has the keys, however old they were.
 func onTheirWay(happened []history.Fault) (losses []history.Fault) {
 	for _, f := range happened {
 		if f.Effect != history.Fork {
@@ -21,17 +22,36 @@ func onTheirWay(happened []history.Fault) (losses []history.Fault) {
 		}
 		loss := f
 		loss.Effect, loss.Slots, loss.Start = history.Wipe, nil, f.Start-int64(lag)
-		loss.Detail = "slots on their way to a master that was replaced"
+		loss.Detail = "slots on their way to or from a master that was replaced"
 		for _, slots := range f.Slots {
-			if slots[0] == slots[1] && !settledBefore(happened, slots[0], loss.Start) {
-				loss.Slots = append(loss.Slots, slots)
+			if slots[0] == slots[1] {
+				if !settledBefore(happened, slots[0], loss.Start) {
+					loss.Slots = append(loss.Slots, slots)
+				}
+				continue
 			}
+			loss.Slots = append(loss.Slots, movedMeanwhile(happened, slots, loss.Start, loss.End)...)
 		}
 		if len(loss.Slots) > 0 {
 			losses = append(losses, loss)
 		}
 	}
 	return losses
+}
+
+// movedMeanwhile are the slots of a range that were moved between two moments.
+func movedMeanwhile(happened []history.Fault, within [2]int, from, until int64) (slots [][2]int) {
+	for _, f := range happened {
+		if f.Name != moveSlots || f.End < from || f.Start > until {
+			continue
+		}
+		for _, s := range f.Slots {
+			if within[0] <= s[0] && s[1] <= within[1] && !slices.Contains(slots, s) {
+				slots = append(slots, s)
+			}
+		}
+	}
+	return slots
 }
 
 // settledBefore says whether all moves of a slot that are known were over at a moment.

@@ -25,6 +25,9 @@ func TestOnTheirWay(t *testing.T) {
 		{"a move that failed is not known", []history.Fault{fork(5000, 8000, own, one)}, [][2]int{one}},
 		{"a move before", []history.Fault{move(1000, 2000, one), fork(5000, 8000, own, one)}, nil},
 		{"one of two before", []history.Fault{move(1000, 2000, one), move(4000, 9000, other), fork(5000, 8000, own, one, other)}, [][2]int{other}},
+		{"a move away from a master of many", []history.Fault{move(4500, 6000, other), fork(5000, 8000, [2]int{6000, 8000})}, [][2]int{other}},
+		{"a move away before", []history.Fault{move(1000, 2000, other), fork(5000, 8000, [2]int{6000, 8000})}, nil},
+		{"a move elsewhere", []history.Fault{move(4500, 6000, one), fork(5000, 8000, [2]int{6500, 8000})}, nil},
 		{"moved before and again", []history.Fault{move(1000, 2000, one), move(4900, 5100, one), fork(5000, 8000, own, one)}, [][2]int{one}},
 	} {
 		var got [][2]int
