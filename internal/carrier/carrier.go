@@ -26,6 +26,8 @@ type Carrier struct {
 	ReplicaWait time.Duration
 
 	versionSeen atomic.Bool
+	reached     atomic.Bool // a server has answered
+	lanes       lanes
 }
 
 // Call is one request on its way, and what came back.
@@ -179,6 +181,11 @@ func (c *Carrier) exchange(ctx context.Context, calls []*Call) error {
 // exchangeOne sends calls once, in one pipeline, and settles those whose fate is known. It returns when ctx ends,
 // give or take a moment, whatever the connection does.
 func (c *Carrier) exchangeOne(ctx context.Context, calls []*Call) error {
+	if len(calls) == 1 {
+		if key, shared := c.laneOf(ctx, calls[0]); shared {
+			return c.share(ctx, key, calls[0])
+		}
+	}
 	sent := time.Now()
 	finished := make(chan []answer, 1)
 	go func() { finished <- c.transmit(ctx, calls) }()
@@ -200,26 +207,35 @@ func (c *Carrier) exchangeOne(ctx context.Context, calls []*Call) error {
 	}
 	var open error
 	for i, k := range calls {
-		a := answers[i]
-		switch fateOf(a.err) {
-		case fateAnswered:
-			k.Settled, k.MayHaveRun, k.Unconfirmed = true, false, a.unconfirmed
-			k.Reply, k.Err = protocol.DecodeReply(a.raw, &k.Request)
-			k.Reply.Sent = sent
-		case fateRefused:
-			k.Settled, k.Err = true, explain(a.err)
-		case fateNotRun:
-			open = a.err
-		case fateUnknown:
-			k.MayHaveRun = true
-			if k.Once {
-				k.Settled, k.Err = true, a.err
-			} else {
-				open = a.err
-			}
+		if err := k.settle(answers[i], sent); err != nil {
+			open = err
 		}
 	}
+	if open == nil {
+		c.reached.Store(true)
+	}
 	return open
+}
+
+// settle takes in what one sending brought; the error is the reason when the call stays open.
+func (k *Call) settle(a answer, sent time.Time) error {
+	switch fateOf(a.err) {
+	case fateAnswered:
+		k.Settled, k.MayHaveRun, k.Unconfirmed = true, false, a.unconfirmed
+		k.Reply, k.Err = protocol.DecodeReply(a.raw, &k.Request)
+		k.Reply.Sent = sent
+	case fateRefused:
+		k.Settled, k.Err = true, explain(a.err)
+	case fateNotRun:
+		return a.err
+	case fateUnknown:
+		k.MayHaveRun = true
+		if !k.Once {
+			return a.err
+		}
+		k.Settled, k.Err = true, a.err
+	}
+	return nil
 }
 
 // transmit sends calls once; a script that the server does not know did not run and is sent along. It
