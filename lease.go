@@ -37,6 +37,7 @@ type Lease struct {
 	deadline    time.Time     // local, monotonic
 	latest      time.Time     // the deadline that no renewal passes, by our own clock
 	end         time.Duration // the server's, as last confirmed
+	now         time.Duration // the server's clock at that confirmation
 	maximum     time.Duration // the end that no renewal passes
 	sequence    int64         // of the last checkpoint
 	completed   bool
@@ -72,7 +73,7 @@ func (l *Lease) confirm(r *protocol.Reply) {
 	if r.Sent.Before(l.sent) {
 		return // an older copy's answer came late
 	}
-	l.sent, l.end = r.Sent, r.Rec.End
+	l.sent, l.end, l.now = r.Sent, r.Rec.End, r.Now
 	l.deadline = r.Sent.Add(min(l.lease, r.Remaining()-l.grace))
 	if l.latest.IsZero() {
 		l.latest = r.Sent.Add(r.Rec.Maximum - r.Now - l.grace)
@@ -293,14 +294,7 @@ func (l *Lease) complete(ctx context.Context, op string, outcome byte, result []
 			return err
 		}
 	}
-	l.mu.Lock()
-	l.finishing++
-	serverEnd := l.end
-	l.mu.Unlock()
-	k := l.call(protocol.Complete(l.names, l.head, protocol.CompleteArgs{
-		State: outcome, Result: result, Retention: o.retention, Attempt: l.attempt, Fingerprint: l.fingerprint, End: serverEnd,
-		Replicated: l.c.replicas > 0,
-	}))
+	k := l.completeCall(outcome, result, o.retention)
 	l.c.run(ctx, k)
 	l.mu.Lock()
 	l.finishing--
@@ -330,6 +324,22 @@ func (l *Lease) complete(ctx context.Context, op string, outcome byte, result []
 		return &CompletedError{Key: l.key, Result: resultOf(&k.Reply.Rec)}
 	}
 	return l.refused(k)
+}
+
+// completeCall begins a completion. Within the lease the key has the retention ahead of it already, as claim and
+// renewals set it beyond the lease's end.
+func (l *Lease) completeCall(outcome byte, result []byte, retention time.Duration) *call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.finishing++
+	rec := protocol.Record{
+		State: outcome, Owner: l.grant.Owner, Token: int64(l.grant.Token), Attempt: l.attempt,
+		Fingerprint: l.fingerprint, Bound: true, End: l.now + time.Since(l.sent), Data: result,
+	}
+	return l.call(protocol.Complete(l.names, protocol.CompleteArgs{
+		Record: rec, Retention: retention, End: l.end,
+		Within: retention == l.c.retention && time.Now().Before(l.deadline), Replicated: l.c.replicas > 0,
+	}))
 }
 
 // Release gives the key up without an outcome: the next claim may run at once. After Complete or Fail it does nothing, so

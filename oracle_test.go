@@ -179,6 +179,9 @@ func (o *oracle) draw() operation {
 		q.Data, q.Attempt = o.some(0, o.ids.result, o.ids.result2), int32(o.pick(1, 2))
 		q.End = o.subjects[0].clock/1000 + o.pick(-5_000, 20_000)
 		q.Rewrite = o.rand.IntN(3) == 0
+		if q.Within = o.rand.IntN(2) == 0; q.Within {
+			q.Finish = o.subjects[0].clock/1000 + o.pick(-1, 0, 1, 30_000)
+		}
 	case model.GiveBack:
 		q.Uncounted = o.rand.IntN(2) == 0
 	case model.Expire, model.Resolve:
@@ -491,9 +494,16 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	case model.Checkpoint:
 		k = plain(scripts.Checkpoint, head, fmt.Sprintf("%010d", q.Sequence), o.text[q.Data])
 	case model.Complete:
-		k = plain(scripts.Complete, head, string(stateBytes[q.Outcome]), q.Retention, o.text[q.Data], fmt.Sprintf("%08d%s", q.Attempt, print), q.End)
+		flags := ""
+		if q.Within {
+			flags = "k"
+		}
 		if q.Rewrite {
-			k.Args = append(k.Args, "1")
+			flags += "w"
+		}
+		finished := fmt.Sprintf("1%c%s0%08d%s%013d%s%s", stateBytes[q.Outcome], head[2:], q.Attempt, print[:2], q.Finish, print[2:], o.text[q.Data])
+		if k = plain(scripts.Complete, finished, q.Retention, q.End); flags != "" {
+			k.Args = append(k.Args, flags)
 		}
 	case model.Release:
 		k = plain(scripts.Release, head, q.Retention)
@@ -639,8 +649,8 @@ func (o *oracle) remember(s *subject, op *operation, token int64, first bool) {
 // what the clock said before and after.
 func (o *oracle) timeOf(s *subject, op *operation, k *call, is seen, before int64) (int64, error) {
 	said := k.Reply.Now.Milliseconds()
-	if op.Verb == model.Complete && k.Reply.Code == protocol.OK && s.slots[op.key].Record.State != model.InProgress {
-		said = 0 // when it finished, long ago
+	if op.Verb == model.Complete && k.Reply.Code == protocol.OK && (s.slots[op.key].Record.State != model.InProgress || said == op.Finish) {
+		said = 0 // when it finished, long ago, or by the holder's reckoning
 	}
 	stands := s.slot(op).Record
 	if said != 0 && (said < before/1000 || said > is.after/1000) {
@@ -874,9 +884,9 @@ func TestOracleFindsBrokenScripts(t *testing.T) {
 		"renew of any owner":                 {scripts.Renew, "if sub(rec, 1, 50) ~= head then", "if sub(rec, 1, 2) .. sub(rec, 35, 50) ~= sub(head, 1, 2) .. sub(head, 35) then"},
 		"checkpoint out of order":            {scripts.Checkpoint, "if there >= ARGV[2] then", "if false then"},
 		"complete of any owner":              {scripts.Complete, "if sub(rec, 1, 50) ~= head then", "if sub(rec, 1, 2) .. sub(rec, 35, 50) ~= sub(head, 1, 2) .. sub(head, 35) then"},
-		"complete whatever is stored":        {scripts.Complete, "if sub(rec, 2, 2) ~= ARGV[2] or sub(rec, 75 + num(rec, 60, 61)) ~= ARGV[4] then return {FINISHED, rec} end", ""},
-		"complete anew at any time":          {scripts.Complete, "if not rec and now >= tonumber(ARGV[6]) then return {LOST} end", ""},
-		"complete anew with a resource":      {scripts.Complete, "refusal = select(2, hold(fence, ARGV[1], nil, 2))", ""},
+		"complete whatever is stored":        {scripts.Complete, "if sub(rec, 2, 2) ~= sub(stored, 2, 2) or sub(rec, 75 + num(rec, 60, 61)) ~= sub(stored, 75 + num(stored, 60, 61)) then", "if false then"},
+		"complete anew at any time":          {scripts.Complete, "if not rec and now >= tonumber(ARGV[3]) then return {LOST} end", ""},
+		"complete anew with a resource":      {scripts.Complete, "refusal = select(2, hold(fence, head, nil, 2))", ""},
 		"complete that leaves the fence":     {scripts.Complete, "if fence then clear(", "if false then clear("},
 		"release of what is finished":        {scripts.Release, "if sub(rec, 1, 50) ~= head then", "if sub(rec, 3, 50) ~= sub(head, 3) then"},
 		"release that leaves the fence":      {scripts.Release, "if fence then clear(", "if false then clear("},

@@ -303,6 +303,49 @@ func TestSameAnswer(t *testing.T) {
 	})
 }
 
+// A completion keeps its result for the retention, whichever way it takes.
+func TestResultIsKeptForTheRetention(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		const lease, grace, kept = 300 * time.Millisecond, 100 * time.Millisecond, 2 * time.Hour
+		for name, test := range map[string]struct {
+			claim       []ClaimOption
+			resource    string
+			lapsed      bool
+			options     []CompleteOption
+			least, most time.Duration
+		}{
+			"within the lease":  {least: kept, most: kept + lease + grace},
+			"with a resource":   {resource: "account", least: kept, most: kept},
+			"other retention":   {options: []CompleteOption{RetainFor(3 * time.Hour)}, least: 3 * time.Hour, most: 3 * time.Hour},
+			"shorter retention": {options: []CompleteOption{RetainFor(90 * time.Minute)}, least: 90 * time.Minute, most: 90 * time.Minute},
+			"after the lease":   {lapsed: true, least: kept, most: kept},
+			"with MinToken":     {claim: []ClaimOption{MinToken(Token(time.Now().Add(5 * time.Hour).UnixMicro()))}, least: 5 * time.Hour, most: 6 * time.Hour},
+		} {
+			c := open(t, rdb, WithLease(lease), WithGrace(grace), WithRetention(kept))
+			key := newKey(t)
+			key.Resource = test.resource
+			l := mustClaim(t, c, key, append(test.claim, ManualRenewal())...)
+			if test.lapsed {
+				over := l.Deadline().Add(grace + 200*time.Millisecond)
+				eventually(t, 10*time.Second, "the lease has lapsed for a while", func() bool { return time.Now().After(over) })
+			}
+			before := time.Now()
+			if err := l.Complete(t.Context(), []byte("result"), test.options...); err != nil {
+				t.Fatal(err)
+			}
+			took := time.Since(before)
+			ttl := rdb.PTTL(t.Context(), c.names(key).Record).Val()
+			if ttl < test.least-took-2*time.Millisecond || ttl > test.most+time.Millisecond {
+				t.Errorf("%s: kept for %v, want %v to %v", name, ttl, test.least, test.most)
+			}
+			r, err := c.Result(t.Context(), key, nil)
+			if off := r.CompletedAt.Sub(before).Abs(); err != nil || off > took+time.Second {
+				t.Errorf("%s: it finished %v off, %v", name, off, err)
+			}
+		}
+	})
+}
+
 // P8: every key that we write has a TTL.
 func TestEveryKeyHasATTL(t *testing.T) {
 	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {

@@ -129,7 +129,7 @@ var pinned = map[string]string{
 	"claim":      "82e0db1d892f29b857a13850859b696e8557a8dd",
 	"renew":      "949a930c99dcfebb7a5feaa5392304b9938bf387",
 	"checkpoint": "cd42b6012b63ccc01963c207f7fd2d69e91328a0",
-	"complete":   "0a6d0e00340784720228980b864109f5ed5489a8",
+	"complete":   "440f61f1d323ae7eefddc82d12d88584800147aa",
 	"release":    "179ab9bd6cab6832e5d4178e16a88d189d2fe85b",
 	"giveback":   "d2245612c57e9aca0f115d0c4353c8e22c11ea99",
 	"expire":     "1b418d02435aa120e80438f31dd03815d2cd377c",

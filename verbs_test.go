@@ -218,8 +218,11 @@ func (s *setting) lease() *Lease {
 func (s *setting) held(q protocol.Request) *call { return newCall(s.key, mine, q) }
 
 func (s *setting) complete(outcome byte, end time.Duration) *call {
-	return s.held(protocol.Complete(s.names, granted, protocol.CompleteArgs{
-		State: outcome, Result: []byte("result"), Retention: kept, Attempt: 2, Fingerprint: []byte("fp"), End: end,
+	return s.held(protocol.Complete(s.names, protocol.CompleteArgs{
+		Record: protocol.Record{
+			State: outcome, Owner: mine, Token: minted, Attempt: 2, Bound: true, Fingerprint: []byte("fp"), End: end - time.Second, Data: []byte("result"),
+		},
+		Retention: kept, End: end,
 	}))
 }
 

@@ -25,11 +25,11 @@ var mutants = []struct {
 	check  string
 }{
 	{"complete without the owner check", "complete", []string{"if sub(rec, 1, 50) ~= head then", "if false then"}, lateWorkers},
-	{"complete again with other bytes", "complete", []string{"or sub(rec, 75 + num(rec, 60, 61)) ~= ARGV[4]", ""}, "P4 an outcome is final"},
-	{"complete keeps the old TTL", "complete", []string{"'PX', keep(ARGV[3], num(ARGV[1], 35), now))", "'KEEPTTL')", "ARGV[4], 'PX', ARGV[3])", "ARGV[4], 'KEEPTTL')"}, everyTTL},
+	{"complete again with other bytes", "complete", []string{"or sub(rec, 75 + num(rec, 60, 61)) ~= sub(stored, 75 + num(stored, 60, 61))", ""}, "P4 an outcome is final"},
+	{"complete keeps the old TTL", "complete", []string{"'PX', keep(ARGV[2], token_of(stored), now))", "'KEEPTTL')"}, everyTTL},
 	{"complete wakes nobody", "complete", []string{"wake(rec, KEYS[1])", ""}, woken},
 	{"complete keeps the resource", "complete", []string{"if fence then clear", "if false then clear"}, "P1 one key of a resource holds a lease at a time"},
-	{"complete anew without the resource", "complete", []string{"refusal = select(2, hold(fence, ARGV[1], nil, 2))", ""}, everyCell + ", of a resource"},
+	{"complete anew without the resource", "complete", []string{"refusal = select(2, hold(fence, head, nil, 2))", ""}, everyCell + ", of a resource"},
 	{"mint without last + 1", "claim", []string{"if last >= token then return last + 1 end", "if last >= token then return last end"}, "P2 tokens exceed MinToken from then on"},
 	{"mint without the clock", "claim", []string{"local token = time[1] * 1000000 + time[2]", "local token = 1"}, "P2 tokens rise over everything that ends a grant"},
 	{"claim is not idempotent for its owner", "claim", []string{"if rec and sub(rec, 3, 34) == ARGV[1] then", "if false then"}, "P5 a claim asked again by its owner is the same claim"},

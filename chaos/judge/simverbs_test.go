@@ -119,6 +119,7 @@ func (c *simCaller) finish(l *simLeaseOf) {
 	for range 3 {
 		e := c.holding(history.Complete, l)
 		q := c.request(model.Complete, l)
+		q.Within, q.Finish = c.chance(80), l.end
 		if q.Outcome = model.Completed; l.failed {
 			e.Op, q.Outcome = history.Fail, model.Failed
 		}

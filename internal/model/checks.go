@@ -287,7 +287,11 @@ func (v *visit) holder() {
 		v.end()
 	case Complete:
 		v.end()
-		n.answer[v.key] = outcome{state: v.q.Outcome, data: v.q.Data, until: v.ms + v.q.Retention}
+		from := v.ms
+		if v.q.asClaimed(&Slot{Record: *before, Shared: n.Shared}) { // a late copy's result stays as long as the holder's would have
+			from = min(from, before.End)
+		}
+		n.answer[v.key] = outcome{state: v.q.Outcome, data: v.q.Data, until: from + v.q.Retention}
 		if restored {
 			for i := range v.w.granted {
 				if v.is(&v.w.grants[i]) {

@@ -195,11 +195,11 @@ func (x *explorer) holds(i int8) {
 	send(renewals, Renew)
 	send(releases, Release)
 	send(writes, FenceCheck)
-	l.Attempt, l.End = c.attempt, c.end
+	l.Attempt, l.End, l.Within, l.Finish = c.attempt, c.end, x.from.time < c.believes, c.end
 	for _, l.Outcome = range [...]State{Completed, Failed} {
 		send(completes, Complete)
 	}
-	l.Attempt, l.End, l.Outcome = 0, 0, Absent
+	l.Attempt, l.End, l.Outcome, l.Within, l.Finish = 0, 0, Absent, false, 0
 	l.Sequence = c.saved + 1
 	l.Verb = Checkpoint
 	x.send(saves, &l, func(w *world) { w.callers[i].saved++ })

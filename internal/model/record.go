@@ -137,6 +137,8 @@ type Request struct {
 	Data    int32 // payload or checkpoint
 	Attempt int32
 	End     int64 // of the lease, as last confirmed
+	Within  bool  // the holder is within its lease
+	Finish  int64 // when it finished, by the holder's reckoning
 
 	Sequence  int64
 	Uncounted bool

@@ -142,8 +142,8 @@ func (p *Protocol) Checkpoint(s Slot, _ int64, q *Request) (Slot, Reply) {
 	return s, Reply{Code: OK}
 }
 
-// Complete stores the outcome. It reads the grant, Outcome, Data, Retention, and for a record that was lost
-// Attempt, Print and End.
+// Complete stores the outcome. It reads the grant, Outcome, Data, Retention, Attempt, Print, Within and Finish, and for a
+// record that was lost End.
 func (p *Protocol) Complete(s Slot, now int64, q *Request) (Slot, Reply) {
 	r, ms := &s.Record, p.millis(now)
 	if r.finished() && r.Token == q.Token && (r.Owner == q.Owner || p.Without.OwnerCheck) {
@@ -166,9 +166,13 @@ func (p *Protocol) Complete(s Slot, now int64, q *Request) (Slot, Reply) {
 	if restored && ms >= q.End && !p.Without.EndOfRestoring {
 		return s, Reply{Code: Lost}
 	}
+	finished, expiry := ms, p.expiry(q.Retention, q.Token, ms)
+	if q.asClaimed(&s) { // the key keeps its time, and no clock is asked
+		finished, expiry = q.Finish, r.Expiry
+	}
 	*r = Record{
-		State: q.Outcome, Owner: q.Owner, Token: q.Token, Attempt: q.Attempt, Print: q.Print, End: ms, Data: q.Data,
-		Expiry: p.expiry(q.Retention, q.Token, ms),
+		State: q.Outcome, Owner: q.Owner, Token: q.Token, Attempt: q.Attempt, Print: q.Print, End: finished, Data: q.Data,
+		Expiry: expiry,
 	}
 	if s.Shared {
 		p.clear(&s.Fence, q.Retention, ms)
@@ -176,7 +180,14 @@ func (p *Protocol) Complete(s Slot, now int64, q *Request) (Slot, Reply) {
 	if restored {
 		return s, Reply{Code: Restored, Now: ms}
 	}
-	return s, Reply{Code: OK, Now: ms}
+	return s, Reply{Code: OK, Now: finished}
+}
+
+// asClaimed says whether a completion by a holder within its lease finds the record as the claim wrote it, with nobody waiting.
+func (q *Request) asClaimed(s *Slot) bool {
+	r := &s.Record
+	return q.Within && !s.Shared && r.State == InProgress && r.Owner == q.Owner && r.Token == q.Token &&
+		r.Attempt == q.Attempt && r.Print == q.Print && r.Mark == 0 && !r.Saved
 }
 
 // Release gives the key up. It reads the grant and Retention.

@@ -281,6 +281,8 @@ func (c *coder) letter(l *letter) {
 	code(c, &l.Attempt)
 	code(c, &l.End)
 	code(c, &l.Outcome)
+	c.flags(&l.Within)
+	code(c, &l.Finish)
 	code(c, &l.Floor)
 	code(c, &l.sent)
 	code(c, &l.Sequence)

@@ -57,7 +57,7 @@ var clientMutants = []mutant{
 	},
 	{
 		"fenced write is tried again", "P5", "what is safe to repeat and what is not go through one loop",
-		in("internal/carrier/carrier.go", "if k.Once {", "if false {"), onFake("TestOneSendIsOneRun"),
+		in("internal/carrier/carrier.go", "if !k.Once {", "if true {"), onFake("TestOneSendIsOneRun"),
 	},
 	{
 		"lost connection counts as not run", "P7", "an EOF after the request went out is taken for a request that did not",
@@ -79,6 +79,30 @@ var clientMutants = []mutant{
 	{
 		"call outlives its context", "P5", "the client's own timeouts decide when a call returns",
 		in("internal/carrier/carrier.go", "go func() { finished <- c.transmit(ctx, calls) }()", "finished <- c.transmit(ctx, calls)"), root("^TestDoKeepsTheOwnerThatItGivesBack$"),
+	},
+	{
+		"completion keeps the lease's TTL", "P4", "the time that the key had left is taken for enough, also after the lease",
+		in("lease.go", "time.Now().Before(l.deadline)", "true"), root("^TestResultIsKeptForTheRetention$"),
+	},
+	{
+		"RetainFor is not looked at", "P4", "a completion within its lease is kept as long as any",
+		in("lease.go", "retention == l.c.retention && ", ""), root("^TestResultIsKeptForTheRetention$"),
+	},
+	{
+		"call that was not sent may have run", "P7", "a caller who leaves before his pipeline goes out is told that it went",
+		in("internal/carrier/lane.go", "if c.lanes.leave(l, r) {", "if false {"), check{"./internal/carrier", "^TestCallLeavesBeforeItIsSent$"},
+	},
+	{
+		"call that left is sent", "P7", "a caller leaves before his pipeline goes out, and his call goes out with it",
+		in("internal/carrier/lane.go", "l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)", ""), check{"./internal/carrier", "^TestCallLeavesBeforeItIsSent$"},
+	},
+	{
+		"call on its way has not run", "P7", "a caller who leaves while his pipeline is out is told that nothing was done",
+		in("internal/carrier/lane.go", "k.MayHaveRun = true", ""), check{"./internal/carrier", "^TestCallLeavesOnTheWay$"},
+	},
+	{
+		"pipeline ends with its first caller", "P8", "the context of one caller is that of all who share his pipeline",
+		in("internal/carrier/lane.go", "ctx := context.WithoutCancel(rides[0].ctx)", "ctx := rides[0].ctx"), check{"./internal/carrier", "^TestCallLeavesOnTheWay$"},
 	},
 	{
 		"NOSCRIPT not handled", "P8", "after a restart or a failover nobody can finish what he holds",

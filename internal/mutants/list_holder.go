@@ -24,11 +24,11 @@ var holderMutants = []mutant{
 	},
 	{
 		"complete on an absent record at any time", "P3", "where nothing is left to compare, whoever comes may write",
-		script("complete", "if not rec and now >= tonumber(ARGV[6]) then", "if false then"), cells("complete after the end", "absent"),
+		script("complete", "if not rec and now >= tonumber(ARGV[3]) then", "if false then"), cells("complete after the end", "absent"),
 	},
 	{
 		"complete with other bytes succeeds", "P7", "the caller is told that his result is stored, and another one is",
-		script("complete", "or sub(rec, 75 + num(rec, 60, 61)) ~= ARGV[4]", ""), cells("complete", "mine completed otherwise"),
+		script("complete", "or sub(rec, 75 + num(rec, 60, 61)) ~= sub(stored, 75 + num(stored, 60, 61))", ""), cells("complete", "mine completed otherwise"),
 	},
 	{
 		"complete keeps the resource", "P8", "the account stays locked until its lease runs out",

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/onceward/coordinator/scripts"
@@ -28,8 +29,12 @@ func DecodeReply(raw any, q *Request) (Reply, error) {
 		rec, err := DecodeRecord(granted, true)
 		return Reply{Code: OK, Rec: rec, Now: rec.End - rec.Length}, err
 	}
-	if finished, ok := raw.(int64); ok && q.Script == scripts.Complete {
-		return Reply{Code: OK, Now: time.Duration(finished) * time.Millisecond}, nil
+	if finished, ok := raw.(string); ok && q.Script == scripts.Complete {
+		ms, err := strconv.ParseInt(finished, 10, 64)
+		if err != nil {
+			return Reply{}, corrupt("a completion was answered %q", finished)
+		}
+		return Reply{Code: OK, Now: time.Duration(ms) * time.Millisecond}, nil
 	}
 	list, _ := raw.([]any)
 	if len(list) == 0 {

@@ -79,23 +79,27 @@ func Checkpoint(n keyname.Names, head string, sequence int64, data []byte) Reque
 	return Request{Script: scripts.Checkpoint, Keys: n.Keys(), Args: []any{head, fmt.Sprintf("%010d", sequence), bytes.Clone(data)}}
 }
 
-// CompleteArgs are a completion's arguments. End, Attempt and Fingerprint are the lease's: they make the record anew where
-// Redis has lost it.
+// CompleteArgs are a completion's arguments.
 type CompleteArgs struct {
-	State       byte
-	Result      []byte
-	Retention   time.Duration
-	Attempt     int
-	Fingerprint []byte
-	End         time.Duration
-	Replicated  bool
+	Record     Record        // as it is to stand, with when it finished as its end
+	Retention  time.Duration // of the result
+	End        time.Duration // of the lease: until then a record that was lost is made anew
+	Within     bool          // the holder is within its lease, and its key has the retention left anyhow
+	Replicated bool
 }
 
-// Complete stores a copy of the outcome.
-func Complete(n keyname.Names, head string, a CompleteArgs) Request {
-	args := []any{head, string(rune(a.State)), millis(a.Retention), bytes.Clone(a.Result), fmt.Sprintf("%08d%s", a.Attempt, Print(a.Fingerprint)), millis(a.End)}
+// Complete stores the outcome, a copy of what the record holds.
+func Complete(n keyname.Names, a CompleteArgs) Request {
+	args := []any{a.Record.Encode(), millis(a.Retention), millis(a.End)}
+	flags := ""
+	if a.Within {
+		flags = "k"
+	}
 	if a.Replicated {
-		args = append(args, "1")
+		flags += "w"
+	}
+	if flags != "" {
+		args = append(args, flags)
 	}
 	return Request{Script: scripts.Complete, Keys: n.Keys(), Args: args, Durable: true}
 }
