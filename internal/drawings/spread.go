@@ -44,6 +44,6 @@ func spread() *drawing {
 		}
 	}
 	d.path("line", point{left - 4, top - 4}, point{left - 4, bottom})
-	d.label(left, bottom+26, "small", "start", fmt.Sprintf("%d,000 keys of each shape, simulated with a fixed seed", estimate.Thrown/1000))
+	d.label(left, bottom+26, "small", "start", fmt.Sprintf("%d,%03d keys of each shape, simulated with a fixed seed", estimate.Thrown/1000, estimate.Thrown%1000))
 	return d
 }

@@ -56,53 +56,61 @@ func measure(ctx context.Context, c estimate.Costs, rounds, keys int) (estimate.
 	if c.Server, err = r.version(ctx); err != nil {
 		return c, err
 	}
-	var pipelined, single []map[string]float64
-	for range rounds {
-		for _, way := range []struct {
-			send func(context.Context, [][]any) ([]any, error)
-			into *[]map[string]float64
-		}{{r.pipelines, &pipelined}, {r.singles, &single}} {
-			costs, err := r.round(ctx, keys, way.send)
-			if err != nil {
-				return c, err
-			}
-			*way.into = append(*way.into, costs)
-		}
+	pipelined, err := r.rounds(ctx, rounds, keys, r.pipelines)
+	if err != nil {
+		return c, err
 	}
-	for name, cost := range map[string]*estimate.Cost{
-		"set": &c.Set, "get": &c.Get, "claim": &c.Claim, "complete": &c.Complete, "waited": &c.Waited, "refused": &c.Refused,
-		"replay": &c.Replay, "mark": &c.Mark, "renew": &c.Renew, "publish": &c.Publish, "spublish": &c.SPublish,
-	} {
-		cost.Pipelined, cost.Single = median(pipelined, name), median(single, name)
+	single, err := r.rounds(ctx, rounds, keys, r.singles)
+	if err != nil {
+		return c, err
 	}
-	c.Resource = estimate.Cost{
-		Pipelined: rounded(median(pipelined, "resource claim") + median(pipelined, "resource complete")),
-		Single:    rounded(median(single, "resource claim") + median(single, "resource complete")),
-	}
+	fill(&c, pipelined, single)
 	c.Memory.Name = len(r.grants(1, "")[0].names.Record)
-	c.Memory.InFlight, c.Memory.Completed = int(median(single, "in flight")), int(median(single, "completed"))-c.Payload
-	for _, way := range []struct {
-		rounds []map[string]float64
-		into   *estimate.Observed
-	}{{pipelined, &c.Observed.Pipelined}, {single, &c.Observed.Single}} {
-		way.into.PerSecond, way.into.Busy = math.Round(median(way.rounds, "claim rate")), median(way.rounds, "claim busy")
-	}
-	c.Wire.Cycle = median(single, "claim bytes") + median(single, "complete bytes")
-	c.Wire.Replay, c.Wire.Renew = median(single, "replay bytes"), median(single, "renew bytes")
 	c.Bus.Send, c.Bus.Receive, err = bus(ctx, keys, c.Publish.Pipelined)
 	return c, err
 }
 
-// median of one figure over the rounds, with two decimals: more would be noise.
-func median(rounds []map[string]float64, name string) float64 {
-	var all []float64
-	for _, r := range rounds {
-		all = append(all, r[name])
+// fill takes the costs out of the medians of both ways.
+func fill(c *estimate.Costs, pipelined, single map[string]float64) {
+	cost := func(name string) estimate.Cost {
+		return estimate.Cost{Pipelined: pipelined[name], Single: single[name]}
 	}
-	slices.Sort(all)
-	return rounded(all[len(all)/2])
+	for name, into := range map[string]*estimate.Cost{
+		"set": &c.Set, "get": &c.Get, "claim": &c.Claim, "complete": &c.Complete, "waited": &c.Waited, "refused": &c.Refused,
+		"replay": &c.Replay, "mark": &c.Mark, "renew": &c.Renew, "publish": &c.Publish, "spublish": &c.SPublish,
+	} {
+		*into = cost(name)
+	}
+	claim, complete := cost("resource claim"), cost("resource complete")
+	c.Resource = estimate.Cost{Pipelined: rounded(claim.Pipelined + complete.Pipelined), Single: rounded(claim.Single + complete.Single)}
+	c.Observed.Pipelined = estimate.Observed{PerSecond: math.Round(pipelined["claim rate"]), Busy: pipelined["claim busy"]}
+	c.Observed.Single = estimate.Observed{PerSecond: math.Round(single["claim rate"]), Busy: single["claim busy"]}
+	c.Memory.InFlight, c.Memory.Completed = int(single["in flight"]), int(single["completed"])-c.Payload
+	c.Wire.Cycle = rounded(single["claim bytes"] + single["complete bytes"])
+	c.Wire.Replay, c.Wire.Renew = single["replay bytes"], single["renew bytes"]
 }
 
+// rounds takes every cost so often and returns the medians.
+func (r *rig) rounds(ctx context.Context, n, keys int, send sender) (map[string]float64, error) {
+	all := map[string][]float64{}
+	for range n {
+		costs, err := r.round(ctx, keys, send)
+		if err != nil {
+			return nil, err
+		}
+		for name, cost := range costs {
+			all[name] = append(all[name], cost)
+		}
+	}
+	medians := map[string]float64{}
+	for name, costs := range all {
+		slices.Sort(costs)
+		medians[name] = rounded(costs[len(costs)/2])
+	}
+	return medians, nil
+}
+
+// rounded has two decimals: more would be noise.
 func rounded(x float64) float64 {
 	x, _ = strconv.ParseFloat(strconv.FormatFloat(x, 'f', 2, 64), 64)
 	return x
@@ -115,77 +123,97 @@ type grant struct {
 	end   time.Duration
 }
 
+// sender sends commands in one of the two ways.
+type sender func(context.Context, [][]any) ([]any, error)
+
+// taking is one round: the costs that were taken so far, and the first error, after which nothing is sent.
+type taking struct {
+	*rig
+	ctx   context.Context
+	send  sender
+	costs map[string]float64
+	err   error
+}
+
+// take sends commands and notes what one of them cost the server.
+func (t *taking) take(name string, commands [][]any) []any {
+	if t.err != nil {
+		return nil
+	}
+	before, err := t.spent(t.ctx)
+	replies, err2 := t.send(t.ctx, commands)
+	after, err3 := t.spent(t.ctx)
+	if err := errors.Join(err, err2, err3); err != nil {
+		t.err = fmt.Errorf("%s: %w", name, err)
+		return nil
+	}
+	n, took := float64(len(commands)), after.at.Sub(before.at)
+	t.costs[name] = (after.micros - before.micros) / n
+	t.costs[name+" bytes"] = (after.bytes - before.bytes) / n
+	t.costs[name+" rate"] = n / took.Seconds()
+	t.costs[name+" busy"] = (after.micros - before.micros) / float64(took.Microseconds())
+	return replies
+}
+
+// granted takes the cost of fresh claims, and notes what they were granted.
+func (t *taking) granted(name string, of []grant) {
+	replies := t.take(name, commands(of, func(g grant) protocol.Request { return t.claim(g.names) }))
+	for i, raw := range replies {
+		q := t.claim(of[i].names)
+		reply, err := protocol.DecodeReply(raw, &q)
+		if err != nil || reply.Code != protocol.OK {
+			t.err = errors.Join(fmt.Errorf("%s: a fresh one was answered %v", name, raw), err)
+			return
+		}
+		of[i].head, of[i].end = protocol.Head(reply.Rec.Owner, reply.Rec.Token), reply.Rec.End
+	}
+}
+
+// length notes how long the record of a key is now.
+func (t *taking) length(name string, of grant) {
+	if t.err == nil {
+		var n int64
+		n, t.err = t.rdb.StrLen(t.ctx, of.names.Record).Result()
+		t.costs[name] = float64(n)
+	}
+}
+
 // round takes every cost once, on a server that is empty at its beginning.
-func (r *rig) round(ctx context.Context, keys int, send func(context.Context, [][]any) ([]any, error)) (map[string]float64, error) {
-	if err := r.rdb.FlushAll(ctx).Err(); err != nil {
-		return nil, err
-	}
-	costs := map[string]float64{}
-	var failed error
-	take := func(name string, commands [][]any) []any {
-		if failed != nil {
-			return nil
-		}
-		before, err := r.spent(ctx)
-		replies, err2 := send(ctx, commands)
-		after, err3 := r.spent(ctx)
-		if failed = errors.Join(err, err2, err3); failed != nil {
-			failed = fmt.Errorf("%s: %w", name, failed)
-			return nil
-		}
-		n := float64(len(commands))
-		costs[name] = (after.micros - before.micros) / n
-		costs[name+" bytes"] = (after.bytes - before.bytes) / n
-		took := after.at.Sub(before.at)
-		costs[name+" rate"] = n / took.Seconds()
-		costs[name+" busy"] = (after.micros - before.micros) / float64(took.Microseconds())
-		return replies
-	}
+func (r *rig) round(ctx context.Context, keys int, send sender) (map[string]float64, error) {
+	t := &taking{rig: r, ctx: ctx, send: send, costs: map[string]float64{}, err: r.rdb.FlushAll(ctx).Err()}
 	quiet, waited, shared := r.grants(keys, ""), r.grants(keys, ""), r.grants(keys, "account/%d")
-	for _, batch := range []struct {
-		name string
-		of   []grant
-	}{{"claim", quiet}, {"claim", waited}, {"resource claim", shared}} {
-		of := batch.of
-		replies := take(batch.name, commands(of, func(g grant) protocol.Request { return r.claim(g.names) }))
-		for i, reply := range replies {
-			q := r.claim(of[i].names)
-			granted, err := protocol.DecodeReply(reply, &q)
-			if err != nil || granted.Code != protocol.OK {
-				return nil, fmt.Errorf("a fresh claim was answered %v: %w", reply, err)
-			}
-			of[i].head, of[i].end = protocol.Head(granted.Rec.Owner, granted.Rec.Token), granted.Rec.End
-		}
-	}
-	length := func(name string) {
-		n, err := r.rdb.StrLen(ctx, quiet[0].names.Record).Result()
-		failed = errors.Join(failed, err)
-		costs[name] = float64(n)
-	}
-	length("in flight")
-	take("refused", commands(quiet, func(g grant) protocol.Request { return r.claim(g.names) }))
-	take("renew", commands(quiet, func(g grant) protocol.Request { return protocol.Renew(g.names, g.head, lease+grace, retention, false) }))
-	take("mark", commands(waited, func(g grant) protocol.Request { return protocol.Mark(g.names.Record, '1') }))
+	claim := func(g grant) protocol.Request { return r.claim(g.names) }
+	renew := func(g grant) protocol.Request { return protocol.Renew(g.names, g.head, lease+grace, retention, false) }
+	mark := func(g grant) protocol.Request { return protocol.Mark(g.names.Record, '1') }
 	complete := func(g grant) protocol.Request {
 		return protocol.Complete(g.names, g.head, protocol.CompleteArgs{State: 'c', Result: r.result, Retention: retention, Attempt: 1, End: g.end})
 	}
-	take("waited", commands(waited, complete))
-	take("complete", commands(quiet, complete))
-	take("resource complete", commands(shared, complete))
-	length("completed")
-	take("replay", commands(quiet, func(g grant) protocol.Request { return r.claim(g.names) }))
-	plain := func(command ...any) [][]any {
-		all := make([][]any, keys)
-		for i := range all {
-			all[i] = append([]any{command[0], quiet[i].names.Record + "x"}, command[1:]...)
-		}
-		return all
+	t.granted("claim", waited)
+	t.granted("claim", quiet)
+	t.granted("resource claim", shared)
+	t.length("in flight", quiet[0])
+	t.take("refused", commands(quiet, claim))
+	t.take("renew", commands(quiet, renew))
+	t.take("mark", commands(waited, mark))
+	t.take("waited", commands(waited, complete))
+	t.take("complete", commands(quiet, complete))
+	t.take("resource complete", commands(shared, complete))
+	t.length("completed", quiet[0])
+	t.take("replay", commands(quiet, claim))
+	t.take("set", plain(quiet, "set", r.result, "px", retention.Milliseconds()))
+	t.take("get", plain(quiet, "get"))
+	t.take("publish", plain(quiet, "publish", ""))
+	t.take("spublish", plain(quiet, "spublish", ""))
+	return t.costs, t.err
+}
+
+// plain is a command of Redis' own for each grant, on a name as long as the record's.
+func plain(of []grant, command string, args ...any) [][]any {
+	all := make([][]any, len(of))
+	for i, g := range of {
+		all[i] = append([]any{command, "p" + g.names.Record[1:]}, args...)
 	}
-	take("set", plain("set", r.result, "px", retention.Milliseconds()))
-	take("get", plain("get"))
-	take("publish", plain("publish", ""))
-	take("spublish", plain("spublish", ""))
-	return costs, failed
+	return all
 }
 
 // grants draws keys, each with a resource of its own where there is a format for one.

@@ -58,6 +58,8 @@ func bus(ctx context.Context, messages int, alone float64) (send, receive float6
 
 // received waits until so many messages have come over the bus.
 func (r *rig) received(ctx context.Context, messages int) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
 	for {
 		text, err := r.rdb.Do(ctx, "cluster", "info").Text()
 		if err != nil || number(text, "cluster_stats_messages_publish_received") >= float64(messages) {

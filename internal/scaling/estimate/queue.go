@@ -37,7 +37,7 @@ func (c *Costs) Queue(busy float64, seed uint64) Queueing {
 
 // waits simulates one queue, served in the order of arrival. It returns how long the single commands took, sorted.
 func waits(busy, mean float64, singles []float64, bursts, burst float64, seed uint64) []float64 {
-	const commands = 100_000
+	const commands = 60_000
 	rng := rand.New(rand.NewPCG(seed, 4))
 	single := busy * (1 - bursts) / mean // arrivals in a µs
 	others := 0.0

@@ -163,8 +163,8 @@ type Spread struct {
 
 // What the tables and the drawing are made from.
 const (
-	Seed   = 16384   // of every simulation
-	Thrown = 100_000 // keys of each shape; some six for each slot
+	Seed   = 16384     // of every simulation
+	Thrown = 4 * Slots // keys of each shape
 )
 
 // Spreads throws so many keys of every shape.
