@@ -15,7 +15,7 @@ import (
 
 // all are the drawings of the documentation.
 func all() []*drawing {
-	return []*drawing{states(), takeover(), fence()}
+	return []*drawing{states(), takeover(), fence(), spread(), memory()}
 }
 
 func main() {
