@@ -17,15 +17,16 @@
 -- Repeating: the owner is kept in the record in every state, so a copy finds its own grant (unchanged) or finds it over.
 
 -- Nothing there, no resource, no options: most claims, and they do not pay for what the others need. The key
--- stays for 10 s at least, so that keep() has nothing to add to a token that is the clock's.
+-- stays for 10 s at least, so that keep() has nothing to add to a token that is the clock's. Numbers are put
+-- together as text, which has them whole, since formatting them costs as much as one more command.
 local rec = redis.pcall('GET', KEYS[1])
 if not rec and not KEYS[2] and not ARGV[6] and #ARGV[5] > 4 then
   local time = redis.call('TIME')
-  local token = time[1] * 1000000 + time[2]
-  if token < 9007199254740992 then
-    local now, length = (token - token % 1000) / 1000, tonumber(ARGV[3])
-    rec = string.format('1p%s%016d000000001%.2s%013d%012d%013d', ARGV[1], token, ARGV[2], now + length, length, now + ARGV[4])
-    if #ARGV[2] > 2 then rec = rec .. string.sub(ARGV[2], 3) end
+  local secs, micros = time[1], string.sub('00000' .. time[2], -6)
+  if #secs == 10 and secs < '9007199254' then -- from 2001 on, and the token below 2^53
+    local now = secs .. string.sub(micros, 1, 3)
+    rec = '1p' .. ARGV[1] .. secs .. micros .. '000000001' .. string.sub(ARGV[2], 1, 2)
+      .. now + tonumber(ARGV[3]) .. ARGV[3] .. now + ARGV[4] .. string.sub(ARGV[2], 3)
     redis.call('SET', KEYS[1], rec, 'PX', ARGV[5])
     return rec
   end

@@ -17,7 +17,7 @@ var claimMutants = []mutant{
 	{
 		"token by INCR of an evictable counter", "P2", "a counter counts from 1 again when it was evicted or lost",
 		both(
-			script("claim", "local token = time[1] * 1000000 + time[2]", "local token = redis.call('INCR', KEYS[1] .. ':n')"),
+			script("claim", ".. secs .. micros .. '000000001'", ".. string.format('%016.0f', redis.call('INCR', KEYS[1] .. ':n')) .. '000000001'"),
 			script("common", "local token = time[1] * 1000000 + time[2]", "local token = redis.call('INCR', KEYS[#KEYS] .. ':n')"),
 		), onFake("TestTokensRise"),
 	},

@@ -119,8 +119,7 @@ func rounded(x float64) float64 {
 // grant is one key under measurement.
 type grant struct {
 	names keyname.Names
-	head  string
-	end   time.Duration
+	rec   protocol.Record
 }
 
 // sender sends commands in one of the two ways.
@@ -165,7 +164,7 @@ func (t *taking) granted(name string, of []grant) {
 			t.err = errors.Join(fmt.Errorf("%s: a fresh one was answered %v", name, raw), err)
 			return
 		}
-		of[i].head, of[i].end = protocol.Head(reply.Rec.Owner, reply.Rec.Token), reply.Rec.End
+		of[i].rec = reply.Rec
 	}
 }
 
@@ -183,10 +182,13 @@ func (r *rig) round(ctx context.Context, keys int, send sender) (map[string]floa
 	t := &taking{rig: r, ctx: ctx, send: send, costs: map[string]float64{}, err: r.rdb.FlushAll(ctx).Err()}
 	quiet, waited, shared := r.grants(keys, ""), r.grants(keys, ""), r.grants(keys, "account/%d")
 	claim := func(g grant) protocol.Request { return r.claim(g.names) }
-	renew := func(g grant) protocol.Request { return protocol.Renew(g.names, g.head, lease+grace, retention, false) }
+	renew := func(g grant) protocol.Request { return protocol.Renew(g.names, protocol.Head(g.rec.Owner, g.rec.Token), lease+grace, retention, false) }
 	mark := func(g grant) protocol.Request { return protocol.Mark(g.names.Record, '1') }
 	complete := func(g grant) protocol.Request {
-		return protocol.Complete(g.names, g.head, protocol.CompleteArgs{State: 'c', Result: r.result, Retention: retention, Attempt: 1, End: g.end})
+		done := protocol.Record{
+			State: protocol.StateCompleted, Owner: g.rec.Owner, Token: g.rec.Token, Attempt: g.rec.Attempt, Bound: true, End: g.rec.End, Data: r.result,
+		}
+		return protocol.Complete(g.names, protocol.CompleteArgs{Record: done, Retention: retention, End: g.rec.End, Within: true})
 	}
 	t.granted("claim", waited)
 	t.granted("claim", quiet)
