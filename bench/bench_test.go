@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/onceward/coordinator/internal/redistest"
 )
@@ -22,6 +23,9 @@ var tiny = effort{
 	waiters: 40, processes: 2, working: 1200 * time.Millisecond, waitRounds: 1,
 	batch: 50, records: 5000, short: time.Second, leaseWindow: 400 * time.Millisecond,
 }
+
+// widestLabel is how many letters there is room for left of the drawing's scale, at 7 pixels each.
+const widestLabel = labelsEnd / 7
 
 // asWaiters makes this test program the one that row 8 starts.
 const asWaiters = "waiters"
@@ -64,6 +68,9 @@ func TestRows(t *testing.T) {
 		for _, f := range row.Figures {
 			if f.Met != nil {
 				targets++
+				if letters := utf8.RuneCountInString(f.title()); letters > widestLabel {
+					t.Errorf("%q has %d letters; the drawing has room for %d", f.title(), letters, widestLabel)
+				}
 			}
 			if counted[f.Name] && f.missed() {
 				t.Errorf("row %d: %s: %v, %s", row.Number, f.About, f.Median, f.target())

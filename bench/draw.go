@@ -150,6 +150,7 @@ func (r *report) svg() []byte {
 }
 
 func drawScale(out *bytes.Buffer, height int) {
+	writeText(out, "small", scaleEnd, topMargin-28, "end", "better →")
 	for step := -scaleSteps; step <= scaleSteps; step++ {
 		class, text := "grid", fmt.Sprintf("%g×", math.Exp2(float64(step)))
 		if step == 0 {
