@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -22,15 +23,16 @@ type lab struct {
 	coord  *coordinator.Coordinator // with the default options
 	result []byte
 
-	pipeline int // how many commands go out together, on both sides of the comparison
+	effort
+	progress *progress
 }
 
-func newLab(ctx context.Context, pipeline int) (*lab, error) {
+func newLab(ctx context.Context, e effort) (*lab, error) {
 	server, err := redistest.Start(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{server: server, tape: &recorder{}, result: make([]byte, payloadBytes), pipeline: pipeline}
+	l := &lab{server: server, tape: &recorder{}, result: make([]byte, payloadBytes), effort: e}
 	_, _ = rand.Read(l.result) // never fails
 	l.plain = server.Client(nil)
 	l.hooked = server.Client(nil)
@@ -58,7 +60,14 @@ func (l *lab) close() {
 func newKey() coordinator.Key {
 	var b [16]byte
 	_, _ = rand.Read(b[:])
-	return coordinator.Key{Scope: "pay", ID: fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])}
+	id := make([]byte, 0, 36)
+	for i, part := range [][]byte{b[:4], b[4:6], b[6:8], b[8:10], b[10:]} {
+		if i > 0 {
+			id = append(id, '-')
+		}
+		id = hex.AppendEncode(id, part)
+	}
+	return coordinator.Key{Scope: "pay", ID: string(id)}
 }
 
 func newKeys(n int) []coordinator.Key {
@@ -107,6 +116,26 @@ func (l *lab) info(ctx context.Context, section string, fields ...string) (sum f
 		sum += n
 	}
 	return sum, nil
+}
+
+// serverCPU is the CPU time of the server's process so far, in user and kernel mode, µs.
+func (l *lab) serverCPU(ctx context.Context) (float64, error) {
+	seconds, err := l.info(ctx, "cpu", "used_cpu_user", "used_cpu_sys")
+	return seconds * 1e6, err
+}
+
+// closers are clients that a row closes at its end.
+type closers []*redis.Client
+
+func (c *closers) add(rdb *redis.Client) *redis.Client {
+	*c = append(*c, rdb)
+	return rdb
+}
+
+func (c *closers) close() {
+	for _, rdb := range *c {
+		_ = rdb.Close()
+	}
 }
 
 func infoField(text, field string) (value string, ok bool) {

@@ -1,94 +1,157 @@
-// Command bench measures what a claim and a completion cost: round trips, CPU time and memory of Redis,
-// each against a target. It starts a redis-server of its own on loopback (REDIS_SERVER chooses the
-// binary) and asks that server for the costs, so how fast this machine is hardly matters.
+// Command bench measures what the coordinator costs and what it does under load, row by row, each against a target and
+// against what people use instead. It starts servers of its own on loopback (REDIS_SERVER chooses the binary).
 //
-//	go run ./bench            the table
-//	go run ./bench --json     the same as one JSON object
-//	go run ./bench --check    exit status 1 when a target is missed
+//	go run ./bench               every row; some seven minutes
+//	go run ./bench --quick       rows 1 to 6 and 9, with fewer rounds
+//	go run ./bench --rows 1,4    these rows
+//	go run ./bench --json FILE   writes the report as JSON as well; - is standard output
+//	go run ./bench --check       exit status 1 when a row misses a target
+//	go run ./bench draw          puts docs/speed.json into docs/speed.md and docs/img/speed.svg
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"github.com/redis/go-redis/v9"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, os.Args[1:], os.Stdout)
-	stop()
-	switch {
-	case err == nil || errors.Is(err, flag.ErrHelp):
-	case errors.Is(err, errMissed):
-		os.Exit(1)
-	default:
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(2)
-	}
+type commands struct {
+	Run     runCommand     `cmd:"" default:"withargs" help:"Measure, and print a table."`
+	Draw    drawCommand    `cmd:"" help:"Put the report of a run into the documentation: its table and its drawing."`
+	Waiters waitersCommand `cmd:"" hidden:"" help:"Be a process full of waiters; row 8 starts these itself."`
 }
+
+type runCommand struct {
+	Rows   []int  `placeholder:"N,…" help:"Only these rows."`
+	Quick  bool   `help:"Rows 1 to 6 and 9, unless --rows chooses, with fewer and shorter rounds."`
+	Rounds int    `placeholder:"N" help:"Rounds of each comparison, instead of the usual number."`
+	JSON   string `name:"json" placeholder:"FILE" help:"Write the report as JSON, - for standard output; the table goes to standard error then."`
+	Check  bool   `help:"Exit with status 1 when a row misses a target."`
+}
+
+// Exit statuses.
+const (
+	exitOK = iota
+	exitFailed
+	exitUsage
+)
+
+// streams are where a command writes and reads.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second Ctrl-C ends the program at once
+	os.Exit(execute(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+}
+
+func execute(ctx context.Context, args []string, std streams) int {
+	redis.SetLogger(silence{})
+	parser, err := kong.New(&commands{},
+		kong.Name("bench"),
+		kong.Description("Measure what the coordinator costs, against targets and against what people use instead."),
+		kong.Writers(std.out, std.err),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(std),
+	)
+	if err != nil {
+		panic(err) // the commands' tags are wrong
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(std.err, "bench: %v; see bench --help\n", err)
+		return exitUsage
+	}
+	if err := command.Run(); err != nil {
+		fmt.Fprintf(std.err, "bench: %v\n", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// silence keeps go-redis' own log off the terminal: what matters in it comes back as an error as well.
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
 
 // errMissed is the outcome of --check when the report names a missed target.
 var errMissed = errors.New("a target is missed")
 
-func run(ctx context.Context, args []string, out io.Writer) error {
-	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	rounds := flags.Int("rounds", 7, "`rounds` to measure; the table shows their median, least and most")
-	keys := flags.Int("keys", 20000, "`records` of one round, on either side of a comparison")
-	pipeline := flags.Int("pipeline", 100, "`commands` that go out together, on either side of a comparison")
-	asJSON := flags.Bool("json", false, "print one JSON object instead of the table")
-	check := flags.Bool("check", false, "exit with status 1 when a target is missed")
-	if err := flags.Parse(args); err != nil {
-		return err
+// Validate is called by kong.
+func (r *runCommand) Validate() error {
+	for _, n := range r.Rows {
+		if !slices.ContainsFunc(rows, func(row row) bool { return row.number == n }) {
+			return fmt.Errorf("--rows: there is no row %d; rows go from 1 to %d", n, len(rows))
+		}
 	}
-	if flags.NArg() > 0 || *rounds < 1 || *keys < 1 || *pipeline < 1 {
-		return errors.New("takes flags only, --rounds, --keys and --pipeline from 1")
-	}
-	r, err := measure(ctx, *rounds, *keys, *pipeline)
-	if err != nil {
-		return err
-	}
-	print := r.table
-	if *asJSON {
-		print = r.json
-	}
-	if err := print(out); err != nil {
-		return err
-	}
-	if *check && r.Missed > 0 {
-		return errMissed
+	if r.Rounds < 0 {
+		return errors.New("--rounds must be 1 or more")
 	}
 	return nil
 }
 
-// measure starts a server and takes all figures on it.
-func measure(ctx context.Context, rounds, keys, pipeline int) (*report, error) {
-	l, err := newLab(ctx, pipeline)
+func (r *runCommand) Run(ctx context.Context, std streams) error {
+	told := std.out
+	if r.JSON == "-" {
+		told = std.err
+	}
+	report, err := measure(ctx, r.effort(), r.chosen(), newProgress(std.err))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer l.close()
-	r := &report{Rounds: rounds, Keys: keys, Pipeline: pipeline, Payload: payloadBytes}
-	if r.Server, err = l.version(ctx); err != nil {
-		return nil, err
+	if err := report.table(told); err != nil {
+		return err
 	}
-	trips, err := l.trips(ctx, rounds)
+	if err := r.write(report, std.out); err != nil {
+		return err
+	}
+	if r.Check && report.Missed > 0 {
+		return errMissed
+	}
+	return report.failure()
+}
+
+func (r *runCommand) effort() effort {
+	e := full
+	if r.Quick {
+		e = quick
+	}
+	if r.Rounds > 0 {
+		e.rounds = r.Rounds
+	}
+	return e
+}
+
+func (r *runCommand) chosen() []row {
+	return slices.DeleteFunc(slices.Clone(rows), func(row row) bool {
+		if len(r.Rows) > 0 {
+			return !slices.Contains(r.Rows, row.number)
+		}
+		return r.Quick && !row.quick
+	})
+}
+
+func (r *runCommand) write(report *report, out io.Writer) error {
+	switch r.JSON {
+	case "":
+		return nil
+	case "-":
+		return report.json(out)
+	}
+	file, err := os.Create(r.JSON)
 	if err != nil {
-		return nil, fmt.Errorf("round trips: %w", err)
+		return err
 	}
-	cost, err := l.cpu(ctx, rounds, keys)
-	if err != nil {
-		return nil, fmt.Errorf("CPU: %w", err)
-	}
-	memory, err := l.memory(ctx, min(rounds, 2), keys)
-	if err != nil {
-		return nil, fmt.Errorf("memory: %w", err)
-	}
-	r.add(trips...)
-	r.add(cost...)
-	r.add(memory...)
-	return r, nil
+	return errors.Join(report.json(file), file.Close())
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/onceward/coordinator"
@@ -43,28 +44,50 @@ func (r *recorder) take() [][]any {
 
 func (r *recorder) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
 func (r *recorder) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		r.mu.Lock()
-		holding := r.holding && cmd.Name() == "evalsha"
-		if holding {
-			r.held = append(r.held, cmd.Args())
-		}
-		r.mu.Unlock()
-		if !holding {
+		if !r.holds(cmd) {
 			return next(ctx, cmd)
 		}
-		answer, ok := cmd.(interface{ SetVal(any) })
-		if !ok {
-			return fmt.Errorf("cannot answer a %T", cmd)
+		return answer(cmd)
+	}
+}
+
+// A completion may travel in a pipeline that calls share; then all of it is held.
+func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if !r.holds(cmds...) {
+			return next(ctx, cmds)
 		}
-		answer.SetVal([]any{int64(0), "", int64(0)}) // OK, no record, a time that nobody looks at
+		for _, cmd := range cmds {
+			if err := answer(cmd); err != nil {
+				return err
+			}
+		}
 		return nil
 	}
+}
+
+// holds keeps the commands when they are scripts and it is time to.
+func (r *recorder) holds(cmds ...redis.Cmder) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.holding || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Name() != "evalsha" }) {
+		return false
+	}
+	for _, cmd := range cmds {
+		r.held = append(r.held, cmd.Args())
+	}
+	return true
+}
+
+func answer(cmd redis.Cmder) error {
+	to, ok := cmd.(interface{ SetVal(any) })
+	if !ok {
+		return fmt.Errorf("cannot answer a %T", cmd)
+	}
+	to.SetVal([]any{int64(0), "", int64(0)}) // OK, no record, a time that nobody looks at
+	return nil
 }
 
 // claim claims keys in one pipeline.

@@ -9,39 +9,33 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// trips counts how often a fresh claim and its completion wait for the server: on the connections, so
-// that whatever the client does by itself is counted as well.
-func (l *lab) trips(ctx context.Context, rounds int) ([]figure, error) {
+// trips counts how often one operation waits for the server: on the connections, so that whatever the client does by
+// itself is counted as well. dial makes the client.
+func (l *lab) trips(ctx context.Context, rounds int, dial func(redis.Options) *redis.Client, what func(*coordinator.Coordinator) contender) ([]float64, error) {
 	const cycles = 20
 	counter := &tripCounter{}
-	rdb := l.server.Client(&redis.Options{Dialer: counter.dial, PoolSize: 1})
+	rdb := dial(redis.Options{Dialer: counter.dial, PoolSize: 1})
 	defer rdb.Close()
 	coord, err := coordinator.New(rdb)
 	if err != nil {
 		return nil, err
 	}
 	defer coord.Close()
-	cycle := func() error {
-		lease, err := coord.Claim(ctx, newKey())
-		if err != nil {
-			return err
-		}
-		return lease.Complete(ctx, l.result)
-	}
-	if err := cycle(); err != nil { // dials and says hello
+	op := what(coord).op
+	if err := op(ctx); err != nil { // dials and says hello
 		return nil, err
 	}
 	var each []float64
 	for range rounds {
 		before := counter.trips.Load()
 		for range cycles {
-			if err := cycle(); err != nil {
+			if err := op(ctx); err != nil {
 				return nil, err
 			}
 		}
 		each = append(each, float64(counter.trips.Load()-before)/cycles)
 	}
-	return []figure{figureOf(nameTrips, "round trips of a fresh claim and its completion", "", each).atMost(mostTrips)}, nil
+	return each, nil
 }
 
 // tripCounter counts round trips of the connections that it dials: a trip begins with the first write
