@@ -78,14 +78,18 @@ func (c *Coordinator) claimCall(q *claim) *call {
 
 // claim asks until the answer is not about an earlier owner of ours.
 func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
-	ctx, cancel := c.carrier.Bound(ctx)
-	defer cancel()
+	end := c.carrier.End(ctx)
 	for try := 1; ; try++ {
 		k := c.claimCall(q)
 		c.run(ctx, k)
 		lease, over, err := c.claimed(ctx, q, k)
 		if !over {
 			return lease, err
+		}
+		if try == 1 {
+			bound, cancel := context.WithDeadline(ctx, end)
+			defer cancel()
+			ctx = bound
 		}
 		if err := c.startOver(ctx, q); err != nil {
 			return nil, err

@@ -150,6 +150,9 @@ func (l *Lease) store(ctx context.Context, v any, final *finalError, codec Codec
 
 // outliving returns a context with ctx's values that ends d after ctx does.
 func outliving(ctx context.Context, d time.Duration) (context.Context, func()) {
+	if ctx.Done() == nil {
+		return ctx, func() {} // it does not end
+	}
 	longer, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
 		timer := time.AfterFunc(d, func() { cancel(context.Cause(ctx)) })

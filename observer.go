@@ -64,9 +64,14 @@ func (noObserver) Note(Event) {}
 
 // begin tells the observer that a call begins; the function it returns, that it ended.
 func (c *Coordinator) begin(ctx context.Context, op string, key Key) (context.Context, func(outcome string, err error)) {
+	if _, none := c.observer.(noObserver); none {
+		return ctx, unobserved
+	}
 	ctx, end := c.beginMany(ctx, op, key)
 	return ctx, func(outcome string, err error) { end(1, outcome, err) }
 }
+
+func unobserved(string, error) {}
 
 func (c *Coordinator) beginMany(ctx context.Context, op string, key Key) (context.Context, func(count int, outcome string, err error)) {
 	if _, none := c.observer.(noObserver); none {

@@ -38,10 +38,11 @@ func carried(calls []*call) []*carrier.Call {
 
 // failure is why a call has no reply, as one of our errors (P7).
 func (k *call) failure() error {
+	if k.Err == nil {
+		return nil
+	}
 	var corrupt *protocol.CorruptError
 	switch {
-	case k.Err == nil:
-		return nil
 	case errors.As(k.Err, &corrupt):
 		return fmt.Errorf("%w: %w", ErrCorrupt, k.Err)
 	case k.MayHaveRun:

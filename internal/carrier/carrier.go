@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,7 @@ type Carrier struct {
 	versionSeen atomic.Bool
 	reached     atomic.Bool // a server has answered
 	lanes       lanes
+	rides       sync.Pool // of *ride that nobody waits for
 }
 
 // Call is one request on its way, and what came back.
@@ -70,13 +72,24 @@ func (k *Call) command(ctx context.Context, whole bool) sentOnce {
 	return cmd
 }
 
-// Run sends calls, all in one go, and those again that did not run or whose outcome is not known, until each has its
+// Run sends calls, all in one go or in pipelines with others', and those again that did not run or whose outcome is not known, until each has its
 // reply or its error, or ctx ends. That is safe (P5) for all but those that say Once; these go alone.
 func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
-	ctx, cancel := c.Bound(ctx)
-	defer cancel()
+	end := c.End(ctx)
 	var last error
-	for try := 0; ; try++ {
+	try := 0
+	if len(calls) == 1 && ctx.Err() == nil && c.Base.Err() == nil {
+		if key, shared := c.laneOf(ctx, calls[0]); shared {
+			if last = c.share(ctx, c.patience(end), key, calls[0]); last == nil {
+				return // as nearly always: no context, no timer of its own
+			}
+			try = 1
+			c.lookAgain(ctx)
+		}
+	}
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	for ; ; try++ {
 		if try > 0 {
 			c.BackOff(ctx, try)
 		}
@@ -86,7 +99,10 @@ func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
 				return
 			}
 		}
-		attempt, done := c.patience(ctx, calls)
+		attempt, done := ctx, func() {}
+		if !calls[0].Once { // it has all the time
+			attempt, done = context.WithDeadline(ctx, c.patience(end))
+		}
 		last = c.exchange(attempt, calls)
 		done()
 		if last == nil {
@@ -99,20 +115,23 @@ func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
 			}
 		}
 		calls = open
-		if c.Cluster != nil {
-			c.Cluster.ReloadState(ctx) // by itself it looks once a minute
-		}
+		c.lookAgain(ctx)
 	}
 }
 
-// patience bounds one sending: a connection that hangs must not use up all of a call's time, when another
-// one, or another master, may answer. A call that is sent once has it all.
-func (c *Carrier) patience(ctx context.Context, calls []*Call) (context.Context, context.CancelFunc) {
-	if calls[0].Once {
-		return ctx, func() {}
+// lookAgain has a cluster client find out who serves what: by itself it looks once a minute.
+func (c *Carrier) lookAgain(ctx context.Context) {
+	if c.Cluster != nil {
+		c.Cluster.ReloadState(ctx)
 	}
-	end, _ := ctx.Deadline()
-	return context.WithTimeout(ctx, max(time.Until(end)/3, 500*time.Millisecond, c.ReplicaWait+250*time.Millisecond))
+}
+
+// patience is when one sending is given up, of a call that ends then: a connection that hangs must not use up all of
+// a call's time, when another one, or another master, may answer.
+func (c *Carrier) patience(end time.Time) time.Time {
+	now := time.Now()
+	left := end.Sub(now)
+	return now.Add(min(left, max(left/3, 500*time.Millisecond, c.ReplicaWait+250*time.Millisecond)))
 }
 
 // abandon settles what is still open when there is no more time.
@@ -143,8 +162,8 @@ func (c *Carrier) ByMaster(ctx context.Context, calls []*Call) map[*redis.Client
 
 // Try sends calls of one master a single time, in one pipeline; those whose fate is not known then are not settled.
 func (c *Carrier) Try(ctx context.Context, calls []*Call) {
-	if err := c.exchangeOne(ctx, calls); err != nil && c.Cluster != nil {
-		c.Cluster.ReloadState(ctx)
+	if err := c.exchangeOne(ctx, calls); err != nil {
+		c.lookAgain(ctx)
 	}
 }
 
@@ -181,11 +200,6 @@ func (c *Carrier) exchange(ctx context.Context, calls []*Call) error {
 // exchangeOne sends calls once, in one pipeline, and settles those whose fate is known. It returns when ctx ends,
 // give or take a moment, whatever the connection does.
 func (c *Carrier) exchangeOne(ctx context.Context, calls []*Call) error {
-	if len(calls) == 1 {
-		if key, shared := c.laneOf(ctx, calls[0]); shared {
-			return c.share(ctx, key, calls[0])
-		}
-	}
 	sent := time.Now()
 	finished := make(chan []answer, 1)
 	go func() { finished <- c.transmit(ctx, calls) }()
@@ -245,7 +259,7 @@ func (c *Carrier) transmit(ctx context.Context, calls []*Call) []answer {
 	var unknown []int
 	var again []*Call
 	for i := range answers {
-		if redis.HasErrorPrefix(answers[i].err, "NOSCRIPT") {
+		if err := answers[i].err; err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			unknown, again = append(unknown, i), append(again, calls[i])
 		}
 	}
@@ -327,10 +341,15 @@ func answerOf(cmd sentOnce) answer {
 
 // Bound gives ctx the timeout where it has no deadline of its own.
 func (c *Carrier) Bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, has := ctx.Deadline(); has {
-		return context.WithCancel(ctx)
+	return context.WithDeadline(ctx, c.End(ctx))
+}
+
+// End is when a call under ctx has to be over: its deadline, or a timeout from now.
+func (c *Carrier) End(ctx context.Context) time.Time {
+	if end, has := ctx.Deadline(); has {
+		return end
 	}
-	return context.WithTimeout(ctx, c.Timeout)
+	return time.Now().Add(c.Timeout)
 }
 
 // BackOff waits before another try, longer each time; false when ctx or Base ended.

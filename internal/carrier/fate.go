@@ -26,12 +26,15 @@ var notRunPrefixes = []string{
 }
 
 func fateOf(err error) fate {
+	if err == nil {
+		return fateAnswered // before what the others need is allocated
+	}
 	var told redis.Error
 	var op *net.OpError
 	var unsent notSent
 	var refused Refusal
 	switch {
-	case err == nil || errors.Is(err, redis.Nil):
+	case errors.Is(err, redis.Nil):
 		return fateAnswered
 	case errors.As(err, &unsent):
 		return fateNotRun

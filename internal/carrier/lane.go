@@ -2,7 +2,9 @@ package carrier
 
 import (
 	"context"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,18 +33,57 @@ type laneKey struct {
 	durable bool
 }
 
-// lanes are those that somebody waits in.
+// lanes are those that somebody waits in, and some that somebody will.
 type lanes struct {
 	mu   sync.Mutex
 	open map[laneKey]*lane
 }
 
+// mostLanes are kept: masters come and go.
+const mostLanes = 64
+
+// of returns a lane; with the lock held.
+func (s *lanes) of(key laneKey) *lane {
+	l := s.open[key]
+	if l == nil {
+		if len(s.open) >= mostLanes {
+			maps.DeleteFunc(s.open, func(_ laneKey, l *lane) bool { return len(l.waiting) == 0 })
+		}
+		if s.open == nil {
+			s.open = map[laneKey]*lane{}
+		}
+		l = &lane{}
+		s.open[key] = l
+	}
+	return l
+}
+
 // ride is one call on its way in a pipeline that it may share.
 type ride struct {
 	ctx  context.Context
+	end  time.Time // when its caller gives up
 	call *Call
-	took time.Time // when it was sent; zero before
-	done chan answer
+	sent time.Time
+	done chan answer // takes one without waiting
+	time *time.Timer // of end
+}
+
+func (c *Carrier) newRide(ctx context.Context, end time.Time, k *Call) *ride {
+	r, used := c.rides.Get().(*ride)
+	if used {
+		r.time.Reset(time.Until(end))
+	} else {
+		r = &ride{done: make(chan answer, 1), time: time.NewTimer(time.Until(end))}
+	}
+	r.ctx, r.end, r.call = ctx, end, k
+	return r
+}
+
+// over takes back a ride whose answer has come.
+func (c *Carrier) over(r *ride) {
+	r.time.Stop()
+	r.ctx, r.call = nil, nil
+	c.rides.Put(r)
 }
 
 // laneOf is the lane that a call may share; false where it has to go alone.
@@ -77,43 +118,51 @@ func (k *Call) size() (n int) {
 	return n
 }
 
-// share sends a call in a pipeline with others.
-func (c *Carrier) share(ctx context.Context, key laneKey, k *Call) error {
-	r := &ride{ctx: ctx, call: k, done: make(chan answer, 1)}
+// share sends a call in a pipeline with others, and waits until end for its answer.
+func (c *Carrier) share(ctx context.Context, end time.Time, key laneKey, k *Call) error {
+	r := c.newRide(ctx, end, k)
 	c.lanes.mu.Lock()
-	l := c.lanes.open[key]
-	if l == nil {
-		l = &lane{}
-		if c.lanes.open == nil {
-			c.lanes.open = map[laneKey]*lane{}
-		}
-		c.lanes.open[key] = l
-	}
+	l := c.lanes.of(key)
 	l.waiting = append(l.waiting, r)
 	if !l.leaving {
 		l.leaving = true
-		go c.depart(key, l)
+		go c.depart(l)
 	}
 	c.lanes.mu.Unlock()
 
+	var cause error
 	select {
 	case a := <-r.done:
-		return k.settle(a, r.took)
+		return c.arrive(r, a)
 	case <-ctx.Done():
+		cause = context.Cause(ctx)
+	case <-r.time.C:
+		cause = context.DeadlineExceeded
 	}
 	if c.lanes.leave(l, r) {
-		return context.Cause(ctx)
+		c.over(r)
+		return cause
 	}
 	// A reply that is all but here makes the outcome known, which is worth a moment.
 	last := time.NewTimer(lastMoment)
 	defer last.Stop()
 	select {
 	case a := <-r.done:
-		return k.settle(a, r.took)
+		return c.arrive(r, a)
 	case <-last.C:
 		k.MayHaveRun = true
-		return context.Cause(ctx)
+		return cause
 	}
+}
+
+// arrive takes in a ride's answer.
+func (c *Carrier) arrive(r *ride, a answer) error {
+	err := r.call.settle(a, r.sent)
+	if err == nil {
+		c.reached.Store(true)
+	}
+	c.over(r)
+	return err
 }
 
 // leave takes a call out that was not sent yet; false when it was.
@@ -130,19 +179,15 @@ func (s *lanes) leave(l *lane, r *ride) bool {
 }
 
 // depart sends what has gathered.
-func (c *Carrier) depart(key laneKey, l *lane) {
+func (c *Carrier) depart(l *lane) {
 	runtime.Gosched()
-	rides := c.lanes.take(key, l, func() { go c.depart(key, l) })
+	rides := c.lanes.take(l, func() { go c.depart(l) })
 	if len(rides) == 0 {
 		return
 	}
+	ctx, done := together(rides)
+	defer done()
 	calls := make([]*Call, len(rides))
-	ctx := rides[0].ctx
-	if len(rides) > 1 {
-		var done context.CancelFunc
-		ctx, done = together(rides)
-		defer done()
-	}
 	for i, r := range rides {
 		calls[i] = r.call
 	}
@@ -153,21 +198,21 @@ func (c *Carrier) depart(key laneKey, l *lane) {
 }
 
 // take empties a lane; more is called when some have to wait for another pipeline.
-func (s *lanes) take(key laneKey, l *lane, more func()) []*ride {
+func (s *lanes) take(l *lane, more func()) []*ride {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rides := l.waiting
+	l.waiting = nil
 	if len(rides) > longestPipeline {
-		rides = rides[:longestPipeline:longestPipeline]
-		l.waiting = l.waiting[longestPipeline:]
+		l.waiting = slices.Clone(rides[longestPipeline:])
+		rides = rides[:longestPipeline]
 		more()
 	} else {
-		l.waiting, l.leaving = nil, false
-		delete(s.open, key)
+		l.leaving = false
 	}
 	now := time.Now()
 	for _, r := range rides {
-		r.took = now
+		r.sent = now
 	}
 	return rides
 }
@@ -175,16 +220,14 @@ func (s *lanes) take(key laneKey, l *lane, more func()) []*ride {
 // together is a context for calls of several callers: it has the values of the first, and ends when the last
 // of them would give up.
 func together(rides []*ride) (context.Context, context.CancelFunc) {
-	ctx := context.WithoutCancel(rides[0].ctx)
-	var end time.Time
-	for _, r := range rides {
-		at, has := r.ctx.Deadline()
-		if !has {
-			return ctx, func() {}
-		}
-		if at.After(end) {
-			end = at
+	if len(rides) == 1 {
+		return context.WithDeadline(rides[0].ctx, rides[0].end)
+	}
+	end := rides[0].end
+	for _, r := range rides[1:] {
+		if r.end.After(end) {
+			end = r.end
 		}
 	}
-	return context.WithDeadline(ctx, end)
+	return context.WithDeadline(context.WithoutCancel(rides[0].ctx), end)
 }

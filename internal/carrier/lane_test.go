@@ -115,7 +115,7 @@ func TestCallsShareAPipeline(t *testing.T) {
 	s := newStop(t)
 	calls := s.board(t, t.Context(), 10)
 	close(s.wire.through)
-	s.c.depart(laneKey{}, s.lane)
+	s.c.depart(s.lane)
 	s.done.Wait()
 	if got := fmt.Sprint(s.wire.pipelines()); got != "[10]" {
 		t.Errorf("they went out as %s", got)
@@ -125,16 +125,13 @@ func TestCallsShareAPipeline(t *testing.T) {
 			t.Errorf("call %d: %+v", i, k)
 		}
 	}
-	if len(s.c.lanes.open) != 0 {
-		t.Error("the lane stays when nobody waits in it")
-	}
 }
 
 func TestPipelinesHaveALength(t *testing.T) {
 	s := newStop(t)
 	close(s.wire.through)
 	s.board(t, t.Context(), 2*longestPipeline+1)
-	s.c.depart(laneKey{}, s.lane)
+	s.c.depart(s.lane)
 	s.done.Wait()
 	total := 0
 	for _, n := range s.wire.pipelines() {
@@ -159,7 +156,7 @@ func TestCallLeavesBeforeItIsSent(t *testing.T) {
 	}
 	s.board(t, t.Context(), 3)
 	close(s.wire.through)
-	s.c.depart(laneKey{}, s.lane)
+	s.c.depart(s.lane)
 	s.done.Wait()
 	if got := fmt.Sprint(s.wire.pipelines()); got != "[3]" {
 		t.Errorf("they went out as %s", got)
@@ -182,7 +179,7 @@ func TestCallLeavesOnTheWay(t *testing.T) {
 		s.done.Go(func() { s.c.Run(t.Context(), k) })
 		s.waits(t, i+2)
 	}
-	go s.c.depart(laneKey{}, s.lane)
+	go s.c.depart(s.lane)
 	met(t, "they are on their way", func() bool { return len(s.wire.pipelines()) == 1 })
 	cancel()
 	<-left

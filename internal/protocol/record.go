@@ -49,23 +49,42 @@ const (
 func (r *Record) Finished() bool { return r.State == StateCompleted || r.State == StateFailed }
 
 // Encode writes a record as the scripts do. They write all that there is; tests make records of any state with it.
-func (r *Record) Encode() string {
-	size, mark := fmt.Sprintf("%02d", len(r.Fingerprint)), r.Mark
+func (r *Record) Encode() string { return string(r.bytes()) }
+
+func (r *Record) bytes() []byte {
+	size, mark := len(r.Fingerprint), r.Mark
 	if !r.Bound {
-		size = strconv.Itoa(unboundPrint)
+		size = unboundPrint
 	}
 	if mark == 0 {
 		mark = '0'
 	}
-	s := fmt.Sprintf("%c%c%s%016d%c%08d%s%013d", version, r.State, r.Owner, r.Token, mark, r.Attempt, size, r.End.Milliseconds())
+	b := make([]byte, 0, 109+len(r.Fingerprint)+len(r.Data))
+	b = append(b, version, r.State)
+	b = append(b, r.Owner...)
+	b = append(padded(b, r.Token, 16), mark)
+	b = padded(b, int64(r.Attempt), 8)
+	b = padded(b, int64(size), 2)
+	b = padded(b, r.End.Milliseconds(), 13)
 	if !r.Finished() {
-		s += fmt.Sprintf("%012d%013d", r.Length.Milliseconds(), r.Maximum.Milliseconds())
+		b = padded(b, r.Length.Milliseconds(), 12)
+		b = padded(b, r.Maximum.Milliseconds(), 13)
 	}
-	s += string(r.Fingerprint)
+	b = append(b, r.Fingerprint...)
 	if r.Checkpointed {
-		s += fmt.Sprintf("%010d", r.Sequence)
+		b = padded(b, r.Sequence, 10)
 	}
-	return s + string(r.Data)
+	return append(b, r.Data...)
+}
+
+// padded appends a number with zeros in front.
+func padded(b []byte, n int64, width int) []byte {
+	var digits [20]byte
+	text := strconv.AppendInt(digits[:0], n, 10)
+	for range width - len(text) {
+		b = append(b, '0')
+	}
+	return append(b, text...)
 }
 
 // CorruptError says why something is no record, or no reply, of ours.

@@ -33,7 +33,7 @@ type ClaimArgs struct {
 
 // Claim asks for the lease.
 func Claim(n keyname.Names, a ClaimArgs) Request {
-	args := []any{a.Owner, Print(a.Fingerprint), fmt.Sprintf("%012d", a.Length.Milliseconds()), millis(a.Lifetime), millis(a.Length + a.Retention)}
+	args := []any{a.Owner, Print(a.Fingerprint), string(padded(nil, a.Length.Milliseconds(), 12)), millis(a.Lifetime), millis(a.Length + a.Retention)}
 	if a.Quarantine || a.Replicated || a.MinToken > 0 || !a.IssuedAt.IsZero() {
 		flags, issued := "", ""
 		if a.Quarantine {
@@ -52,7 +52,7 @@ func Claim(n keyname.Names, a ClaimArgs) Request {
 
 // Head is the beginning of a record in progress under a grant, which holder verbs compare as one piece.
 func Head(owner string, token int64) string {
-	return fmt.Sprintf("%c%c%s%016d", version, StateInProgress, owner, token)
+	return string(padded(append([]byte{version, StateInProgress}, owner...), token, 16))
 }
 
 // grantOf is a record's owner and token as they stand in it; where there was none it is no record's.
@@ -60,7 +60,10 @@ func grantOf(r *Record) string { return fmt.Sprintf("%s%016d", r.Owner, r.Token)
 
 // Print is a fingerprint as scripts take it: two digits of length, then its bytes.
 func Print(fingerprint []byte) string {
-	return fmt.Sprintf("%02d%s", len(fingerprint), fingerprint)
+	if len(fingerprint) == 0 {
+		return "00"
+	}
+	return string(append(padded(nil, int64(len(fingerprint)), 2), fingerprint...))
 }
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
@@ -90,7 +93,7 @@ type CompleteArgs struct {
 
 // Complete stores the outcome, a copy of what the record holds.
 func Complete(n keyname.Names, a CompleteArgs) Request {
-	args := []any{a.Record.Encode(), millis(a.Retention), millis(a.End)}
+	args := []any{a.Record.bytes(), millis(a.Retention), millis(a.End)}
 	flags := ""
 	if a.Within {
 		flags = "k"

@@ -182,7 +182,9 @@ func (r *rig) round(ctx context.Context, keys int, send sender) (map[string]floa
 	t := &taking{rig: r, ctx: ctx, send: send, costs: map[string]float64{}, err: r.rdb.FlushAll(ctx).Err()}
 	quiet, waited, shared := r.grants(keys, ""), r.grants(keys, ""), r.grants(keys, "account/%d")
 	claim := func(g grant) protocol.Request { return r.claim(g.names) }
-	renew := func(g grant) protocol.Request { return protocol.Renew(g.names, protocol.Head(g.rec.Owner, g.rec.Token), lease+grace, retention, false) }
+	renew := func(g grant) protocol.Request {
+		return protocol.Renew(g.names, protocol.Head(g.rec.Owner, g.rec.Token), lease+grace, retention, false)
+	}
 	mark := func(g grant) protocol.Request { return protocol.Mark(g.names.Record, '1') }
 	complete := func(g grant) protocol.Request {
 		done := protocol.Record{
