@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/onceward/coordinator/internal/carrier"
 	"github.com/onceward/coordinator/internal/keyname"
 	"github.com/onceward/coordinator/internal/protocol"
 )
@@ -87,7 +88,7 @@ func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
 			return lease, err
 		}
 		if try == 1 {
-			bound, cancel := context.WithDeadline(ctx, end)
+			bound, cancel := carrier.Until(ctx, end)
 			defer cancel()
 			ctx = bound
 		}

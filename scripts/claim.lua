@@ -9,7 +9,7 @@
 -- ARGV[6]  optional, flags: q a lapsed lease is answered UNCERTAIN, w an answer that rests on the record writes it again for WAIT
 -- ARGV[7]  optional, token that the grant's must exceed; 0 none
 -- ARGV[8]  optional, when the client made the key, ms since 1970; empty: not known
--- Replies: the record alone, granted just now (now is its end less its length)
+-- Replies: the record alone: in progress, granted just now (now is its end less its length); or finished, as FINISHED
 --   {OK, record, now, 1 or 0} granted, 1 by taking a lapsed lease over; or granted before to this owner · {OVER} this owner's grant has ended: draw a new one
 --   {MISMATCH} · {FINISHED, record} · {IN_PROGRESS, header, now} · {BLOCKED, fence header, now, attempt} another key holds the resource
 --   {UNCERTAIN} · {KEY_EXPIRED} · {AHEAD, n} ARGV[n] is too far ahead of the clock · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
@@ -30,6 +30,12 @@ if not rec and not KEYS[2] and not ARGV[6] and #ARGV[5] > 4 then
     redis.call('SET', KEYS[1], rec, 'PX', ARGV[5])
     return rec
   end
+end
+
+-- An outcome, for the same fingerprint: nearly all other claims. The client finds out whether the record is whole.
+if type(rec) == 'string' and not ARGV[6] and string.find(rec, '^1[cf]') and #rec >= 72 + #ARGV[2]
+  and string.sub(rec, 60, 61) .. string.sub(rec, 75, 72 + #ARGV[2]) == ARGV[2] then
+  return rec
 end
 --[[COMMON]]
 

@@ -87,7 +87,7 @@ func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
 			c.lookAgain(ctx)
 		}
 	}
-	ctx, cancel := context.WithDeadline(ctx, end)
+	ctx, cancel := Until(ctx, end)
 	defer cancel()
 	for ; ; try++ {
 		if try > 0 {
@@ -341,7 +341,16 @@ func answerOf(cmd sentOnce) answer {
 
 // Bound gives ctx the timeout where it has no deadline of its own.
 func (c *Carrier) Bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithDeadline(ctx, c.End(ctx))
+	return Until(ctx, c.End(ctx))
+}
+
+// Until has ctx end at what [Carrier.End] said of it. Where that is its own deadline it ends by itself: another timer could be
+// early, and the caller would find his context alive.
+func Until(ctx context.Context, end time.Time) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, end)
 }
 
 // End is when a call under ctx has to be over: its deadline, or a timeout from now.

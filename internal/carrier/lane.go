@@ -69,11 +69,15 @@ type ride struct {
 }
 
 func (c *Carrier) newRide(ctx context.Context, end time.Time, k *Call) *ride {
+	left := time.Until(end)
+	if own, has := ctx.Deadline(); has && !own.After(end) {
+		left += lastMoment // ctx ends by itself, and is to be the first
+	}
 	r, used := c.rides.Get().(*ride)
 	if used {
-		r.time.Reset(time.Until(end))
+		r.time.Reset(left)
 	} else {
-		r = &ride{done: make(chan answer, 1), time: time.NewTimer(time.Until(end))}
+		r = &ride{done: make(chan answer, 1), time: time.NewTimer(left)}
 	}
 	r.ctx, r.end, r.call = ctx, end, k
 	return r
