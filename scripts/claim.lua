@@ -33,9 +33,12 @@ if not rec and not KEYS[2] and not ARGV[6] and #ARGV[5] > 4 then
 end
 
 -- An outcome, for the same fingerprint: nearly all other claims. The client finds out whether the record is whole.
-if type(rec) == 'string' and not ARGV[6] and string.find(rec, '^1[cf]') and #rec >= 72 + #ARGV[2]
-  and string.sub(rec, 60, 61) .. string.sub(rec, 75, 72 + #ARGV[2]) == ARGV[2] then
-  return rec
+if not ARGV[6] and type(rec) == 'string' then
+  local version, state = string.byte(rec, 1, 2)
+  if version == 49 and (state == 99 or state == 102) and string.sub(rec, 60, 61) == string.sub(ARGV[2], 1, 2)
+    and string.sub(rec, 75, 72 + #ARGV[2]) == string.sub(ARGV[2], 3) then
+    return rec
+  end
 end
 --[[COMMON]]
 

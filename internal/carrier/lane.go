@@ -17,7 +17,7 @@ import (
 // process, the longer its pipelines.
 
 const (
-	longestPipeline = 128      // calls in one pipeline
+	longestPipeline = 32       // calls in one pipeline: where there are more, another one fills while the server works on the first
 	largestShared   = 16 << 10 // bytes of arguments; a call with more goes alone, and keeps nobody waiting
 )
 
