@@ -495,7 +495,7 @@ func TestWaitersAreWokenOnACluster(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer nodes.MoveSlot(ctx, slot, to, from)
-				most = wakeup.SlowPoll + 200*time.Millisecond
+				most = wakeup.Poll + 200*time.Millisecond
 			}
 			if err := lease.Complete(ctx, []byte("done")); err != nil {
 				t.Fatal(err)

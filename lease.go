@@ -30,9 +30,9 @@ type Lease struct {
 	takeover    bool // of a lapsed lease
 	ctx         context.Context
 	cancel      context.CancelCauseFunc
-	saving      chan struct{} // one checkpoint at a time
 
 	mu          sync.Mutex
+	saving      chan struct{} // one checkpoint at a time; made for the first
 	sent        time.Time     // when the copy went out that the deadline rests on
 	deadline    time.Time     // local, monotonic
 	latest      time.Time     // the deadline that no renewal passes, by our own clock
@@ -40,9 +40,9 @@ type Lease struct {
 	now         time.Duration // the server's clock at that confirmation
 	maximum     time.Duration // the end that no renewal passes
 	sequence    int64         // of the last checkpoint
-	completed   bool
 	completedAt time.Time
-	finishing   int  // completions under way: a renewal that finds the record ended is no loss
+	finishing   int // completions under way: a renewal that finds the record ended is no loss
+	completed   bool
 	doomed      bool // a renewal found it over meanwhile
 	over        bool // the context has ended
 
@@ -51,10 +51,12 @@ type Lease struct {
 
 // newLease makes a lease of a reply that confirmed its grant.
 func (c *Coordinator) newLease(ctx context.Context, key Key, n keyname.Names, q *request, r *protocol.Reply) *Lease {
-	g := Grant{Token: Token(r.Rec.Token), Owner: r.Rec.Owner}
+	// The owner is taken out of the head and not out of the reply, all of which would stay in memory with it.
+	head := protocol.Head(r.Rec.Owner, r.Rec.Token)
+	g := Grant{Token: Token(r.Rec.Token), Owner: protocol.OwnerIn(head)}
 	l := &Lease{
-		c: c, key: key, names: n, grant: g, head: g.head(), attempt: r.Rec.Attempt, fingerprint: r.Rec.Fingerprint,
-		lease: q.lease, grace: q.grace, manual: q.manual, saving: make(chan struct{}, 1), sequence: r.Rec.Sequence,
+		c: c, key: key, names: n, grant: g, head: head, attempt: r.Rec.Attempt, fingerprint: r.Rec.Fingerprint,
+		lease: q.lease, grace: q.grace, manual: q.manual, sequence: r.Rec.Sequence,
 		maximum: r.Rec.Maximum,
 	}
 	if r.Rec.Checkpointed {
@@ -224,9 +226,10 @@ func (l *Lease) SaveCheckpoint(ctx context.Context, data []byte) (err error) {
 	}
 	ctx, cancel := l.c.carrier.Bound(ctx)
 	defer cancel()
+	saving := l.turns()
 	select {
-	case l.saving <- struct{}{}:
-		defer func() { <-l.saving }()
+	case saving <- struct{}{}:
+		defer func() { <-saving }()
 	case <-ctx.Done():
 		return fmt.Errorf("%w: another checkpoint of %s is under way: %w", ErrUnavailable, label(l.key), context.Cause(ctx))
 	}
@@ -246,6 +249,16 @@ func (l *Lease) SaveCheckpoint(ctx context.Context, data []byte) (err error) {
 		return k.stale(l.grant.Token)
 	}
 	return l.refused(k)
+}
+
+// turns is where checkpoints take turns.
+func (l *Lease) turns() chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.saving == nil {
+		l.saving = make(chan struct{}, 1)
+	}
+	return l.saving
 }
 
 type completion struct {

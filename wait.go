@@ -29,8 +29,7 @@ func (c *Coordinator) mark(ctx context.Context, seen view) view {
 	k := newCall(Key{}, "", protocol.Mark(seen.Guard, c.waits.Kind()))
 	c.run(ctx, k)
 	if k.Err != nil { // it cannot be marked now, with the memory full for instance: the poll remains
-		seen.Marked = true
-		return seen
+		return view{Marked: true, Ends: seen.Ends}
 	}
 	if k.Reply.Code != protocol.InProgress {
 		return view{}

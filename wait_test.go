@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/protocol"
@@ -30,6 +31,12 @@ func (c *commands) count(verb string) (n int) {
 		}
 	}
 	return n
+}
+
+func (c *commands) all() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.sent)
 }
 
 func waiters(c *Coordinator) int { return c.waits.Waiting() }
@@ -155,7 +162,7 @@ func TestWaitEnds(t *testing.T) {
 	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
 		c := open(t, rdb)
 		key := newKey(t)
-		lease := mustClaim(t, c, key, LeaseFor(time.Minute))
+		mustClaim(t, c, key, LeaseFor(time.Minute))
 
 		began := time.Now()
 		_, err := c.Claim(t.Context(), key, WaitUpTo(150*time.Millisecond))
@@ -179,16 +186,13 @@ func TestWaitEnds(t *testing.T) {
 		_ = closing.Close()
 		wantError(t, <-answer, ErrClosed)
 
-		// A lease that lapses wakes nobody: the timer at its end does.
-		go func() { _, err := c.Claim(t.Context(), key, WaitUpTo(time.Minute)); answer <- err }()
-		eventually(t, 5*time.Second, "it waits", func() bool { return waiters(c) == 1 })
-		lapse(t, rdb, c.names(key).Record)
+		// A lease that lapses wakes nobody: the timer at its end does, and waits for no poll.
+		key = newKey(t)
 		began = time.Now()
-		if err := <-answer; err != nil {
-			t.Error(err)
-		}
-		if took := time.Since(began); took > wakeup.SlowPoll+200*time.Millisecond {
-			t.Errorf("taken over only after %v", took)
+		lease := mustClaim(t, c, key, LeaseFor(time.Second), ManualRenewal())
+		mustClaim(t, c, key, WaitUpTo(time.Minute))
+		if took := time.Since(began); took < time.Second || took > 2*time.Second {
+			t.Errorf("taken over after %v, from a lease of 1s and a grace of 100ms", took)
 		}
 		wantError(t, lease.Complete(t.Context(), nil), ErrStaleToken)
 	})
@@ -196,7 +200,7 @@ func TestWaitEnds(t *testing.T) {
 
 // A wake-up that is lost costs a delay, not a hang.
 func TestLostWakeUp(t *testing.T) {
-	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
 		c := open(t, rdb)
 		key := newKey(t)
 		name := c.names(key).Record
@@ -222,6 +226,47 @@ func TestLostWakeUp(t *testing.T) {
 		if took := time.Since(began); took > wakeup.SlowPoll+200*time.Millisecond {
 			t.Errorf("answered only after %v, or not at all", took)
 		}
+	})
+}
+
+// Waiting costs a process few commands, however many wait in it, and whether it is at work itself or not.
+func TestCommandsWhileWaiting(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
+		other := redis.NewClient(rdb.Options())
+		defer other.Close()
+		processes := []struct {
+			what  string
+			c     *Coordinator
+			least float64 // commands a second: a lost wake-up must be noticed
+			count *commands
+		}{
+			{"at work", open(t, rdb), 0, &commands{}},
+			{"waiting only", open(t, other), 1 / wakeup.SlowPoll.Seconds(), &commands{}},
+		}
+		rdb.AddHook(processes[0].count)
+		other.AddHook(processes[1].count)
+		key := newKey(t)
+		mustClaim(t, processes[0].c, key)
+		ctx, cancel := context.WithCancel(t.Context())
+		var callers sync.WaitGroup
+		for _, p := range processes {
+			for range 10 {
+				callers.Go(func() { _, _ = p.c.Await(ctx, key, nil) })
+			}
+		}
+		time.Sleep(wakeup.SlowPoll) // all of them listen
+		before := []int{processes[0].count.all(), processes[1].count.all()}
+		const long = 10 * time.Minute
+		time.Sleep(long)
+		for i, p := range processes {
+			each := float64(p.count.all()-before[i]) / long.Seconds()
+			t.Logf("%s: %.3f commands a second", p.what, each)
+			if each > .2 || each < p.least {
+				t.Errorf("%s: %.3f commands a second, want %.3f to 0.2", p.what, each, p.least)
+			}
+		}
+		cancel()
+		callers.Wait()
 	})
 }
 

@@ -25,14 +25,17 @@ type Names struct {
 func (n Namer) Names(scope, id, resource string) Names {
 	if resource == "" {
 		tag := n.part("scope", scope) + ":" + n.part("id", id)
-		return Names{Tag: tag, Record: n.Prefix + ":{" + tag + "}:r"}
+		record := n.Prefix + ":{" + tag + "}:r"
+		return Names{Tag: n.within(record, tag), Record: record}
 	}
 	tag := n.part("resource", resource)
-	return Names{
-		Tag:    tag,
-		Record: n.Prefix + ":{" + tag + "}:r:" + n.part("scope", scope) + ":" + n.part("id", id),
-		Fence:  n.Prefix + ":{" + tag + "}:f",
-	}
+	record := n.Prefix + ":{" + tag + "}:r:" + n.part("scope", scope) + ":" + n.part("id", id)
+	return Names{Tag: n.within(record, tag), Record: record, Fence: n.Prefix + ":{" + tag + "}:f"}
+}
+
+// within is the tag as a part of a name that has it: who keeps the names for long keeps its bytes once.
+func (n Namer) within(name, tag string) string {
+	return name[len(n.Prefix)+len(":{"):][:len(tag)]
 }
 
 // Keys are KEYS of a script: the record and, with a resource, its fence.

@@ -145,7 +145,7 @@ var clientMutants = []mutant{
 var waitMutants = []mutant{
 	{
 		"wake without a poll", "P8", "who misses the message waits for ever",
-		in("internal/wakeup/wakeup.go", "timer.Reset(pause)", "_ = pause"), onFake("TestLostWakeUp"),
+		in("internal/wakeup/wakeup.go", "timer.Reset(r.pause(in, seen))", "_ = r.pause(in, seen)"), root("^TestLostWakeUp$"),
 	},
 	{
 		"waiter gets another request's result", "P4", "all who wait for a key are told what the first one found",

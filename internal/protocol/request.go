@@ -55,6 +55,9 @@ func Head(owner string, token int64) string {
 	return string(padded(append([]byte{version, StateInProgress}, owner...), token, 16))
 }
 
+// OwnerIn is the owner in a head, as a part of it.
+func OwnerIn(head string) string { return head[2:34] }
+
 // grantOf is a record's owner and token as they stand in it; where there was none it is no record's.
 func grantOf(r *Record) string { return fmt.Sprintf("%s%016d", r.Owner, r.Token) }
 

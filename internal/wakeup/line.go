@@ -94,6 +94,17 @@ func (s *subscription) end() {
 	}
 }
 
+// listens says whether messages arrive now.
+func (s *subscription) listens() bool {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	if s.line == nil {
+		return false
+	}
+	t := s.line.wanted[s.name]
+	return t != nil && t.listening
+}
+
 func (s *subscription) wake() {
 	select {
 	case s.woken <- struct{}{}:
@@ -113,7 +124,7 @@ func (l *line) run() {
 	for try := 1; ; try++ {
 		if began := time.Now(); l.session() {
 			return
-		} else if time.Since(began) > SlowPoll {
+		} else if time.Since(began) > Poll {
 			try = 1
 		}
 		if l.hub.Cluster != nil {
@@ -255,12 +266,17 @@ func (l *line) wake(channel string, begun bool) {
 	t.listening = t.listening || begun
 }
 
-// deafen notes that nothing arrives any more, until the next session.
+// deafen notes that nothing arrives any more, until the next session. Who listened looks again, and more often from now on.
 func (l *line) deafen() {
 	l.hub.mu.Lock()
 	defer l.hub.mu.Unlock()
 	for _, t := range l.wanted {
-		t.listening = false
+		if t.listening {
+			t.listening = false
+			for s := range t.subs {
+				s.wake()
+			}
+		}
 	}
 	clear(l.dropped)
 }

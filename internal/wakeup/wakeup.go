@@ -1,9 +1,9 @@
 // Package wakeup waits for keys on behalf of a coordinator's callers.
 //
 // Those who wait for one key in one process form a room. Its leader does the work for all: it listens,
-// marks what it waits for, and looks again when it is woken, when the lease must have ended, and slowly
-// in any case, so that a lost message costs a delay and not a hang. What it finds finished it hands to the
-// others; when it leaves, the next in line leads.
+// marks what it waits for, and looks again when it is woken, when it may have missed a message, when the lease must
+// have ended, and slowly in any case, so that a lost message costs a delay and not a hang. What it finds finished it
+// hands to the others; when it leaves, the next in line leads.
 package wakeup
 
 import (
@@ -15,8 +15,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// SlowPoll is how long a lost wake-up can delay a waiter.
-const SlowPoll = 2 * time.Second
+// How long a leader waits at most before it looks again.
+const (
+	// Poll is for who cannot be woken: it does not listen yet or any more, or has found nothing to mark.
+	Poll = 2 * time.Second
+	// SlowPoll is for who listens to what is marked: how long a message that is lost all the same can delay a waiter.
+	// With it a process sends a command every 13 s for a key, and while it works under a lease of 30 s one more
+	// every 8.5 s.
+	SlowPoll = 15 * time.Second
+)
 
 // Host is what waiting needs of the coordinator that it is a part of.
 type Host struct {
@@ -149,6 +156,7 @@ func (r *Waits[R]) In(ctx context.Context, name string, seen View[R], w Waiter[R
 		if seen.Guard != "" && seen.Guard != in.guard {
 			in.sub.end()
 			in.guard, in.sub = seen.Guard, r.hub.subscribe(seen.Guard)
+			seen.Marked = false // for others, and what they are sent before we listen is not for us
 		}
 		var ready, woken <-chan struct{}
 		if in.sub != nil {
@@ -157,11 +165,7 @@ func (r *Waits[R]) In(ctx context.Context, name string, seen View[R], w Waiter[R
 				ready = in.sub.ready
 			}
 		}
-		pause := r.hub.Jitter(SlowPoll)
-		if seen.Ends > 0 {
-			pause = min(pause, seen.Ends+time.Millisecond)
-		}
-		timer.Reset(pause)
+		timer.Reset(r.pause(in, seen))
 		select {
 		case <-ready:
 			if seen = w.Mark(ctx, seen); seen.Marked {
@@ -181,6 +185,19 @@ func (r *Waits[R]) In(ctx context.Context, name string, seen View[R], w Waiter[R
 			return true
 		}
 	}
+}
+
+// pause is how long to wait for a message.
+func (r *Waits[R]) pause(in *room[R], seen View[R]) time.Duration {
+	pause := Poll
+	if seen.Guard != "" && seen.Marked && in.sub.listens() {
+		pause = SlowPoll
+	}
+	pause = r.hub.Jitter(pause)
+	if seen.Ends > 0 {
+		pause = min(pause, seen.Ends+time.Millisecond)
+	}
+	return pause
 }
 
 // Waiting is how many callers wait now.
