@@ -52,10 +52,9 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Coordinator, error) {
 	}
 	c := &Coordinator{settings: s, namer: keyname.Namer{Prefix: s.prefix, Secret: s.secret}, random: rand.Reader}
 	c.base, c.stop = context.WithCancelCause(context.Background())
-	c.carrier = &carrier.Carrier{
+	c.carrier = carrier.New(carrier.Config{
 		Client: rdb, Base: c.base, Timeout: s.timeout, Jitter: spread, Replicas: s.replicas, ReplicaWait: s.replicaWait,
-	}
-	c.carrier.Cluster, _ = rdb.(*redis.ClusterClient)
+	})
 	c.schedule = newSchedule(c)
 	c.waits = newWaits(c)
 	return c, nil

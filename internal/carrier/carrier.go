@@ -16,20 +16,33 @@ import (
 	"github.com/onceward/coordinator/internal/protocol"
 )
 
-// Carrier sends requests over one client. Its fields are set once, before its first use.
-type Carrier struct {
+// Config is what a carrier works with.
+type Config struct {
 	Client      redis.UniversalClient
-	Cluster     *redis.ClusterClient // the same, when it is one
+	Cluster     *redis.ClusterClient // the same, when it is one; New sets it
 	Base        context.Context      // once it has ended nothing is sent any more; its cause is the calls' error
 	Timeout     time.Duration        // of calls without a deadline
 	Jitter      func(time.Duration) time.Duration
 	Replicas    int // that confirm what is durable; 0 for none
 	ReplicaWait time.Duration
+}
+
+// Carrier sends requests over one client.
+type Carrier struct {
+	Config
 
 	versionSeen atomic.Bool
 	reached     atomic.Bool // a server has answered
 	lanes       lanes
 	rides       sync.Pool // of *ride that nobody waits for
+	senders     chan *lane
+	idle        atomic.Int32 // senders that wait
+}
+
+// New makes a carrier. Its goroutines end with Base, and what is out by the client's timeouts.
+func New(config Config) *Carrier {
+	config.Cluster, _ = config.Client.(*redis.ClusterClient)
+	return &Carrier{Config: config, senders: make(chan *lane)}
 }
 
 // Call is one request on its way, and what came back.

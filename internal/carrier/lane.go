@@ -128,11 +128,12 @@ func (c *Carrier) share(ctx context.Context, end time.Time, key laneKey, k *Call
 	c.lanes.mu.Lock()
 	l := c.lanes.of(key)
 	l.waiting = append(l.waiting, r)
-	if !l.leaving {
-		l.leaving = true
-		go c.depart(l)
-	}
+	first := !l.leaving
+	l.leaving = true
 	c.lanes.mu.Unlock()
+	if first {
+		c.dispatch(l)
+	}
 
 	var cause error
 	select {
@@ -182,10 +183,42 @@ func (s *lanes) leave(l *lane, r *ride) bool {
 	return false
 }
 
+// dispatch has a goroutine send what gathers in a lane: one that has sent before, if there is one, since it need not grow
+// its stack again, which costs more than all else that a goroutine does here.
+func (c *Carrier) dispatch(l *lane) {
+	select {
+	case c.senders <- l:
+	default:
+		go c.send(l)
+	}
+}
+
+// mostSenders wait for more to send, until Base ends.
+const mostSenders = 4
+
+func (c *Carrier) send(l *lane) {
+	for {
+		c.depart(l)
+		if c.idle.Add(1) > mostSenders {
+			c.idle.Add(-1)
+			return
+		}
+		select {
+		case l = <-c.senders:
+			c.idle.Add(-1)
+		case <-c.Base.Done():
+			return
+		}
+	}
+}
+
 // depart sends what has gathered.
 func (c *Carrier) depart(l *lane) {
 	runtime.Gosched()
-	rides := c.lanes.take(l, func() { go c.depart(l) })
+	rides, more := c.lanes.take(l)
+	if more {
+		c.dispatch(l)
+	}
 	if len(rides) == 0 {
 		return
 	}
@@ -201,24 +234,22 @@ func (c *Carrier) depart(l *lane) {
 	}
 }
 
-// take empties a lane; more is called when some have to wait for another pipeline.
-func (s *lanes) take(l *lane, more func()) []*ride {
+// take empties a lane; more says that some have to wait for another pipeline.
+func (s *lanes) take(l *lane) (rides []*ride, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rides := l.waiting
+	rides = l.waiting
 	l.waiting = nil
 	if len(rides) > longestPipeline {
 		l.waiting = slices.Clone(rides[longestPipeline:])
-		rides = rides[:longestPipeline]
-		more()
-	} else {
-		l.leaving = false
+		rides, more = rides[:longestPipeline], true
 	}
+	l.leaving = more
 	now := time.Now()
 	for _, r := range rides {
 		r.sent = now
 	}
-	return rides
+	return rides, more
 }
 
 // together is a context for calls of several callers: it has the values of the first, and ends when the last

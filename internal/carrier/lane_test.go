@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -68,8 +69,8 @@ func newStop(t *testing.T) *stop {
 	rdb := redis.NewClient(&redis.Options{})
 	t.Cleanup(func() { _ = rdb.Close() })
 	rdb.AddHook(w)
-	s := &stop{wire: w, lane: &lane{leaving: true}}
-	s.c = &Carrier{Client: rdb, Base: t.Context(), Timeout: time.Minute, Jitter: func(d time.Duration) time.Duration { return d }}
+	s := &stop{wire: w, lane: &lane{leaving: true}} // nobody takes from it
+	s.c = New(Config{Client: rdb, Base: t.Context(), Timeout: time.Minute, Jitter: func(d time.Duration) time.Duration { return d }})
 	s.c.lanes.open = map[laneKey]*lane{{}: s.lane}
 	return s
 }
@@ -198,8 +199,28 @@ func TestCallLeavesOnTheWay(t *testing.T) {
 	}
 }
 
+// A goroutine that has sent waits for more, a few do; all end with Base.
+func TestSendersAreUsedAgain(t *testing.T) {
+	s := newStop(t)
+	base, end := context.WithCancel(t.Context())
+	s.c.Base, s.c.lanes.open = base, nil
+	close(s.wire.through)
+	before := runtime.NumGoroutine()
+	for range 1000 {
+		s.c.Run(t.Context(), newRelease(1))
+	}
+	var all sync.WaitGroup
+	for i := range 100 {
+		all.Go(func() { s.c.Run(t.Context(), newRelease(i)) })
+	}
+	all.Wait()
+	met(t, "few are left", func() bool { return runtime.NumGoroutine() <= before+mostSenders })
+	end()
+	met(t, "none is left", func() bool { return runtime.NumGoroutine() <= before })
+}
+
 func TestWhoGoesAlone(t *testing.T) {
-	c := &Carrier{}
+	c := New(Config{})
 	small, big, once := newRelease(1), newRelease(2), newRelease(3)
 	big.Args = append(big.Args, make([]byte, largestShared))
 	once.Once = true
@@ -217,7 +238,7 @@ func TestWhoGoesAlone(t *testing.T) {
 	}
 	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
 	defer rdb.Close()
-	c = &Carrier{Cluster: rdb}
+	c = New(Config{Client: rdb})
 	if _, shared := c.laneOf(t.Context(), small); shared {
 		t.Error("it asks a cluster that nobody has reached yet who serves the key")
 	}
