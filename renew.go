@@ -2,10 +2,10 @@ package coordinator
 
 import (
 	"context"
-	"sync"
 	"time"
 
-	"github.com/onceward/coordinator/internal/carrier"
+	"github.com/redis/go-redis/v9"
+
 	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/renewal"
 )
@@ -17,6 +17,7 @@ func newSchedule(c *Coordinator) *renewal.Schedule[*Lease] {
 		Length:   func(l *Lease) time.Duration { return l.lease },
 		Deadline: (*Lease).Deadline,
 		Due:      (*Lease).due,
+		Apart:    c.apart,
 		Renew:    c.renew,
 		Lapse:    func(l *Lease) { l.finish(ErrLeaseLost) },
 		Close:    func(l *Lease) { l.finish(ErrClosed) },
@@ -42,43 +43,58 @@ func (l *Lease) due() time.Time {
 	return l.sent.Add(spread(max(l.deadline.Sub(l.sent), 0) / 3))
 }
 
-// renew sends renewals a single time, a pipeline for each master; what does not get through is planned again soon, until
-// the deadline.
+// apart parts leases by the master that serves them now, in their order.
+func (c *Coordinator) apart(leases []*Lease) (groups [][]*Lease) {
+	ctx, cancel := c.soon(leases)
+	defer cancel()
+	of := map[*redis.Client]int{}
+	for _, l := range leases {
+		master := c.carrier.Master(ctx, l.names.Record)
+		i, known := of[master]
+		if !known {
+			i = len(groups)
+			of[master] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], l)
+	}
+	return groups
+}
+
+// renew sends renewals of one master a single time, in one pipeline; what does not get through is planned again soon,
+// until the deadline.
 func (c *Coordinator) renew(leases []*Lease) {
-	bound := longest
+	ctx, cancel := c.soon(leases)
+	defer cancel()
 	calls := make([]*call, len(leases))
-	of := make(map[*carrier.Call]int, len(leases))
 	for i, l := range leases {
 		calls[i] = l.renewCall(false)
-		of[&calls[i].Call] = i
+	}
+	c.carrier.Try(ctx, carried(calls))
+	renewed, late := 0, 0
+	for i, l := range leases {
+		got, tardy := l.answered(calls[i])
+		if got {
+			renewed++
+		}
+		if tardy {
+			late++
+		}
+	}
+	for outcome, count := range map[string]int{"renewed": renewed, "late": late} {
+		if count > 0 {
+			c.observer.Note(Event{Op: "renewal", Outcome: outcome, Count: count})
+		}
+	}
+}
+
+// soon bounds a renewal by a third of the shortest lease: then there is time for another one.
+func (c *Coordinator) soon(leases []*Lease) (context.Context, context.CancelFunc) {
+	bound := longest
+	for _, l := range leases {
 		bound = min(bound, l.lease/3)
 	}
-	ctx, cancel := context.WithTimeout(c.base, bound)
-	defer cancel()
-	// Each master by itself, so that one that hangs keeps no other's answers back.
-	var sending sync.WaitGroup
-	for _, group := range c.carrier.ByMaster(ctx, carried(calls)) {
-		sending.Go(func() {
-			c.carrier.Try(ctx, group)
-			renewed, late := 0, 0
-			for _, sent := range group {
-				i := of[sent]
-				got, tardy := leases[i].answered(calls[i])
-				if got {
-					renewed++
-				}
-				if tardy {
-					late++
-				}
-			}
-			for outcome, count := range map[string]int{"renewed": renewed, "late": late} {
-				if count > 0 {
-					c.observer.Note(Event{Op: "renewal", Outcome: outcome, Count: count})
-				}
-			}
-		})
-	}
-	sending.Wait()
+	return context.WithTimeout(c.base, bound)
 }
 
 // answered takes in what became of a renewal in the background.

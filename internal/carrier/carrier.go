@@ -157,17 +157,23 @@ func abandon(calls []*Call, cause, last error) {
 	}
 }
 
-// ByMaster sorts calls by the master that serves them now; under nil, those that the client must find a place for.
-func (c *Carrier) ByMaster(ctx context.Context, calls []*Call) map[*redis.Client][]*Call {
+// Master is the one that serves a Redis key now; nil where the client must find a place for it, as it does without a cluster.
+func (c *Carrier) Master(ctx context.Context, redisKey string) *redis.Client {
 	if c.Cluster == nil {
-		return map[*redis.Client][]*Call{nil: calls}
+		return nil
 	}
+	master, err := c.Cluster.MasterForKey(ctx, redisKey)
+	if err != nil {
+		return nil
+	}
+	return master
+}
+
+// byMaster sorts calls by the master that serves them now.
+func (c *Carrier) byMaster(ctx context.Context, calls []*Call) map[*redis.Client][]*Call {
 	groups := map[*redis.Client][]*Call{}
 	for _, k := range calls {
-		master, err := c.Cluster.MasterForKey(ctx, k.Keys[0])
-		if err != nil {
-			master = nil
-		}
+		master := c.Master(ctx, k.Keys[0])
 		groups[master] = append(groups[master], k)
 	}
 	return groups
@@ -190,7 +196,7 @@ func (c *Carrier) exchange(ctx context.Context, calls []*Call) error {
 		return c.exchangeOne(ctx, calls)
 	}
 	grouped := make(chan map[*redis.Client][]*Call, 1)
-	go func() { grouped <- c.ByMaster(ctx, calls) }() // it may have to ask for the topology first
+	go func() { grouped <- c.byMaster(ctx, calls) }() // it may have to ask for the topology first
 	var groups map[*redis.Client][]*Call
 	select {
 	case groups = <-grouped:

@@ -67,6 +67,22 @@ func (s *schedule) renewed(l *lease) {
 	s.prolong(l)
 }
 
+// master is the beginning of a lease's name, up to a slash; all that have none are of one master.
+func (l *lease) master() string { return l.name[:strings.IndexByte(l.name, '/')+1] }
+
+func apart(leases []*lease) (groups [][]*lease) {
+	of := map[string]int{}
+	for _, l := range leases {
+		i, known := of[l.master()]
+		if !known {
+			i = len(groups)
+			of[l.master()], groups = i, append(groups, nil)
+		}
+		groups[i] = append(groups[i], l)
+	}
+	return groups
+}
+
 // inBubble runs a test, with renewals that end as they are told to, and compares the diary.
 func inBubble(t *testing.T, renew func(*schedule, *lease), test func(s *schedule) (diary []string)) {
 	t.Helper()
@@ -89,6 +105,7 @@ func inBubble(t *testing.T, renew func(*schedule, *lease), test func(s *schedule
 				}
 				return l.after(l.length / 3)
 			},
+			Apart: apart,
 			Renew: func(leases []*lease) {
 				s.note("renew", leases...)
 				for _, l := range leases {

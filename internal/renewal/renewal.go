@@ -6,6 +6,7 @@ package renewal
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -20,7 +21,8 @@ type Host[L any] struct {
 	Length   func(L) time.Duration // of the lease
 	Deadline func(L) time.Time     // when the lease ends unless it is renewed
 	Due      func(L) time.Time     // when to renew it next; its deadline when no renewal prolongs it
-	Renew    func([]L)             // renews these, once; each is then answered by Retry, or by Back and Moved or Remove
+	Apart    func([]L) [][]L       // parts leases by the master that serves them now and keeps their order; it may take time
+	Renew    func([]L)             // renews these, of one master, once; each is then answered by Retry, or by Back and Moved or Remove
 	Lapse    func(L)               // ends the lease: its deadline has passed
 	Close    func(L)               // ends the lease: the coordinator was closed
 }
@@ -48,7 +50,7 @@ func New[L comparable](host Host[L]) *Schedule[L] {
 	return &Schedule[L]{Host: host, wake: make(chan struct{}, 1), queue: queue[L]{place: host.Place}}
 }
 
-const mostAtOnce = 512 // renewals in one go
+const mostAtOnce = 512 // renewals in one go, which is one pipeline
 
 // Len is how many leases are in care.
 func (s *Schedule[L]) Len() int {
@@ -164,11 +166,8 @@ func (s *Schedule[L]) loop() {
 		for _, l := range lapsed {
 			s.Lapse(l)
 		}
-		for len(due) > 0 {
-			n := min(len(due), mostAtOnce)
-			batch := due[:n]
-			due = due[n:]
-			s.Start(func() { s.Renew(batch) })
+		if len(due) > 0 {
+			s.Start(func() { s.renew(due) })
 		}
 		if !ok {
 			return
@@ -206,6 +205,16 @@ func (s *Schedule[L]) collect(now time.Time) (lapsed, due []L, next time.Time, o
 		return lapsed, due, time.Time{}, false
 	}
 	return lapsed, due, s.Place(s.queue.leases[0]).next, true
+}
+
+// renew has leases renewed in goes of one master each, all at once: one that hangs keeps no other's answers back. They
+// are parted before they are cut, since pieces of a go that are cut by time alone get shorter with every master.
+func (s *Schedule[L]) renew(due []L) {
+	for _, group := range s.Apart(due) {
+		for batch := range slices.Chunk(group, mostAtOnce) {
+			s.Start(func() { s.Renew(batch) })
+		}
+	}
 }
 
 func (s *Schedule[L]) endAll() {

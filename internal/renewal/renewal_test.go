@@ -1,11 +1,14 @@
 package renewal
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -110,4 +113,53 @@ func TestEveryLeaseEndsAtItsDeadline(t *testing.T) {
 		}
 		return want
 	})
+}
+
+// Leases of many masters that are due in turns go out in full pipelines, each of one master and in the order of time; a
+// master that hangs holds up only its own.
+func TestGoesAreOfOneMaster(t *testing.T) {
+	const masters, each = 10, mostAtOnce + 100
+	var mu sync.Mutex
+	goes := map[string][]int{}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		began := time.Now()
+		s := New(Host[*lease]{
+			Base: ctx, Start: func(fn func()) bool { go fn(); return true }, Apart: apart,
+			Place: func(l *lease) *Place { return &l.place }, Length: func(l *lease) time.Duration { return l.length },
+			Deadline: func(l *lease) time.Time { return l.after(l.length) },
+			Due:      func(l *lease) time.Time { return l.after(l.length / 3) },
+			Renew: func(leases []*lease) {
+				master := leases[0].master()
+				if master == "0/" {
+					<-ctx.Done()
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				goes[master] = append(goes[master], len(leases))
+				for i, l := range leases {
+					if l.master() != master || i > 0 && l.began.Before(leases[i-1].began) {
+						t.Errorf("%s of %v is in a go of %s, number %d", l.name, l.began.Sub(began), leases[0].name, i)
+					}
+				}
+			},
+			Lapse: func(*lease) {}, Close: func(*lease) {},
+		})
+		for i := range masters * each { // all within what goes along
+			s.Add(&lease{name: fmt.Sprintf("%d/%d", i%masters, i), length: 30 * time.Second, began: began.Add(time.Duration(i) * time.Microsecond)})
+		}
+		time.Sleep(11 * time.Second)
+		cancel()
+		synctest.Wait()
+	})
+	if len(goes) != masters-1 {
+		t.Errorf("%d masters were asked beside the one that hangs, want %d", len(goes), masters-1)
+	}
+	for master, sizes := range goes {
+		slices.Sort(sizes)
+		if !slices.Equal(sizes, []int{each - mostAtOnce, mostAtOnce}) {
+			t.Errorf("master %s: goes of %v leases, want full ones first", master, sizes)
+		}
+	}
 }

@@ -127,13 +127,13 @@ func bound() string {
 const live = 10_000_000 // leases of the tables about renewals
 
 func renewals(c *estimate.Costs) string {
-	rows := [][]string{{"processes", "leases of each", "renewals/s of each", "masters", "pipelines/s of each process", "renewals in one", "CPU of a master", "sorted by master first: pipelines/s", "renewals in one", "CPU of a master"}}
+	rows := [][]string{{"processes", "leases of each", "renewals/s of each", "masters", "pipelines/s of each process", "renewals in one", "CPU of a master"}}
 	for _, processes := range []int{10, 100, 1000} {
 		each := estimate.Renewals(live/processes, 30*time.Second, estimate.Seed)
 		for _, n := range estimate.Masters {
-			is, sorted := each.On(processes, n, c.Renew), each.Sorted(processes, n, c.Renew)
+			on := each.On(processes, n, c.Renew)
 			rows = append(rows, []string{count(float64(processes)), count(live / float64(processes)), count(each.Renewals), count(float64(n)),
-				count(is.Pipelines), count(is.Size), percent(is.Share), count(sorted.Pipelines), count(sorted.Size), percent(sorted.Share)})
+				count(on.Pipelines), count(on.Size), percent(on.Share)})
 		}
 	}
 	each := estimate.Renewals(live/100, 30*time.Second, estimate.Seed)

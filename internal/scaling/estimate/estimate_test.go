@@ -85,13 +85,14 @@ func TestBound(t *testing.T) {
 // held is a lease for the real schedule.
 type held struct {
 	place    renewal.Place
+	master   int
 	sent     time.Time
 	due, end time.Time
 }
 
 // A process of the simulation does what the real schedule does in a bubble with the coordinator's rules.
 func TestRenewalsAsTheRealSchedule(t *testing.T) {
-	const leases, lease = 3000, 30 * time.Second
+	const leases, lease, masters = 3000, 30 * time.Second, 5
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var mu sync.Mutex
@@ -107,6 +108,13 @@ func TestRenewalsAsTheRealSchedule(t *testing.T) {
 			Base: ctx, Start: func(fn func()) bool { running.Go(fn); return true }, Jitter: func(d time.Duration) time.Duration { return d },
 			Place: func(l *held) *renewal.Place { return &l.place }, Length: func(*held) time.Duration { return lease },
 			Deadline: func(l *held) time.Time { return l.end }, Due: func(l *held) time.Time { return l.due },
+			Apart: func(due []*held) [][]*held {
+				groups := make([][]*held, masters)
+				for _, l := range due {
+					groups[l.master] = append(groups[l.master], l)
+				}
+				return slices.DeleteFunc(groups, func(group []*held) bool { return len(group) == 0 })
+			},
 			Renew: func(batch []*held) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -121,7 +129,7 @@ func TestRenewalsAsTheRealSchedule(t *testing.T) {
 			Lapse: func(*held) { t.Error("a lease lapsed") }, Close: func(*held) {},
 		})
 		for range leases {
-			l := &held{}
+			l := &held{master: rand.N(masters)}
 			sent(l)
 			l.due = time.Now().Add(rand.N(lease / renewAfter))
 			schedule.Add(l)
@@ -136,7 +144,7 @@ func TestRenewalsAsTheRealSchedule(t *testing.T) {
 		seconds := (4 * lease).Seconds()
 		simulated := Renewals(leases, lease, 1)
 		near(t, "renewals a second", simulated.Renewals, float64(renewals)/seconds, .03)
-		near(t, "leases of a go", simulated.Size, float64(renewals)/float64(goes), .1)
+		near(t, "leases of a go", simulated.On(1, masters, Cost{}).Size, float64(renewals)/float64(goes), .1)
 		cancel()
 		running.Wait()
 	})
@@ -151,12 +159,13 @@ func TestRenewalsAreAsOftenAsTheArithmeticSays(t *testing.T) {
 func TestFleet(t *testing.T) {
 	each := Renewals(100_000, 30*time.Second, 1)
 	cost := Cost{Pipelined: 10, Single: 20}
-	is, sorted := each.On(100, 300, cost), each.Sorted(100, 300, cost)
-	if is.Size > 3 || sorted.Size < 10*is.Size || sorted.Share >= is.Share {
-		t.Errorf("as it is %+v, sorted by master %+v", is, sorted)
+	due := each.Renewals / each.Wakes
+	one, many := each.On(100, 1, cost), each.On(100, 300, cost)
+	near(t, "one master", one.Size, due/math.Ceil(due/mostAtOnce), .001)
+	near(t, "many masters", many.Size, due/300, .01)
+	if many.Share > 2*one.Share/300 {
+		t.Errorf("one of 300 masters is busy by %.3f, the only one by %.3f", many.Share, one.Share)
 	}
-	one := each.On(100, 1, cost)
-	near(t, "one master", one.Size, each.Size, .001)
 	near(t, "touched", Touched(1, 300), 1, 1e-9)
 }
 

@@ -12,7 +12,7 @@ const (
 	renewAfter = 3   // a renewal is due after this part of the lease
 	jitterPart = 5   // less up to this part of that
 	earlyPart  = 30  // with one that is due go those due within this part of the lease
-	mostAtOnce = 512 // leases in one go
+	mostAtOnce = 512 // leases in one go, which is of one master
 	tick       = time.Millisecond
 	warmUp     = 2 // rounds of renewals until the beginning is forgotten
 	counted    = 1 // rounds behind them
@@ -23,8 +23,6 @@ type Renewing struct {
 	Leases   int
 	Renewals float64
 	Wakes    float64 // how often it finds renewals due
-	Goes     float64 // of 512 leases at most; each is split by master
-	Size     float64 // leases of a go
 }
 
 // Renewals simulates a process that holds leases of one length, claimed at any time of the first third, with answers
@@ -39,7 +37,7 @@ func Renewals(leases int, lease time.Duration, seed uint64) Renewing {
 	}
 	from, to := warmUp*span, (warmUp+counted)*span
 	began := 0 // when the first wake was counted; the last one ends the count
-	renewals, wakes, goes, now := 0, 0, 0, 0
+	renewals, wakes, now := 0, 0, 0
 	for ; ; now++ {
 		if calendar[now%len(calendar)] == 0 {
 			continue
@@ -61,14 +59,10 @@ func Renewals(leases int, lease time.Duration, seed uint64) Renewing {
 			}
 			renewals += due
 			wakes++
-			goes += (due + mostAtOnce - 1) / mostAtOnce
 		}
 	}
 	seconds := (time.Duration(now-began) * tick).Seconds()
-	return Renewing{
-		Leases: leases, Renewals: float64(renewals) / seconds, Wakes: float64(wakes) / seconds, Goes: float64(goes) / seconds,
-		Size: float64(renewals) / float64(goes),
-	}
+	return Renewing{Leases: leases, Renewals: float64(renewals) / seconds, Wakes: float64(wakes) / seconds}
 }
 
 // Touched is how many of so many masters n leases drawn at random lie on.
@@ -83,20 +77,12 @@ type Fleet struct {
 	Share     float64 // of each master's core
 }
 
-// On spreads the leases of so many processes over masters. A go takes leases as they come due and is then split by
-// master, so that its pipelines get shorter with every master.
+// On spreads the leases of so many processes over masters. What is due at a wake is parted by master and then cut into
+// goes, each of which is a pipeline.
 func (r Renewing) On(processes, masters int, renew Cost) Fleet {
-	return r.fleet(processes, masters, renew, r.Goes*Touched(r.Size, float64(masters)))
-}
-
-// Sorted is On for a schedule that sorts what is due at a wake by master first, and cuts it into goes then.
-func (r Renewing) Sorted(processes, masters int, renew Cost) Fleet {
 	due := r.Renewals / r.Wakes
 	touched := Touched(due, float64(masters))
-	return r.fleet(processes, masters, renew, r.Wakes*touched*math.Ceil(due/touched/mostAtOnce))
-}
-
-func (r Renewing) fleet(processes, masters int, renew Cost, pipelines float64) Fleet {
+	pipelines := r.Wakes * touched * math.Ceil(due/touched/mostAtOnce)
 	size := r.Renewals / pipelines
 	return Fleet{pipelines, size, r.Renewals * float64(processes) / float64(masters) * renew.In(size) / 1e6}
 }
