@@ -68,8 +68,14 @@ func (c *Coordinator) begin(ctx context.Context, op string, key Key) (context.Co
 	return ctx, func(outcome string, err error) { end(1, outcome, err) }
 }
 
+// observed says whether there is anybody to tell.
+func (c *Coordinator) observed() bool {
+	_, none := c.observer.(noObserver)
+	return !none
+}
+
 func (c *Coordinator) beginMany(ctx context.Context, op string, key Key) (context.Context, func(count int, outcome string, err error)) {
-	if _, none := c.observer.(noObserver); none {
+	if !c.observed() {
 		return ctx, func(int, string, error) {}
 	}
 	began := time.Now()

@@ -82,8 +82,8 @@ func (n Namer) appendPart(b []byte, label, s string) []byte {
 		return base64.RawURLEncoding.AppendEncode(append(b, '='), mac.Sum(nil))
 	}
 	special := 0
-	for i := 0; i < len(s); i++ {
-		if !Plain(s[i]) {
+	for i := range len(s) {
+		if !plain[s[i]] {
 			special++
 		}
 	}
@@ -96,7 +96,7 @@ func (n Namer) appendPart(b []byte, label, s string) []byte {
 	}
 	const digits = "0123456789ABCDEF"
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; Plain(c) {
+		if c := s[i]; plain[c] {
 			b = append(b, c)
 		} else {
 			b = append(b, '%', digits[c>>4], digits[c&15])
@@ -106,7 +106,14 @@ func (n Namer) appendPart(b []byte, label, s string) []byte {
 }
 
 // Plain says which bytes stand in a name as they are.
-func Plain(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-		c == '-' || c == '_' || c == '.' || c == '/' || c == '@'
-}
+func Plain(c byte) bool { return plain[c] }
+
+// plain is a table, since names are made for every call.
+var plain = func() (table [256]bool) {
+	for i := range table {
+		c := byte(i)
+		table[i] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+			c == '-' || c == '_' || c == '.' || c == '/' || c == '@'
+	}
+	return table
+}()
