@@ -3,6 +3,7 @@ package replaycache
 import (
 	"bytes"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -52,6 +53,14 @@ func TestWhatIsKept(t *testing.T) {
 		if c.has(other) {
 			t.Errorf("%q is there", other)
 		}
+	}
+	for _, same := range []string{"", "other"} { // as if its hash were that of name
+		hash := maphash.String(c.seed, same)
+		c.shard(hash).entries[hash] = c.shard(0).ring[0]
+		if c.has(same) {
+			t.Errorf("%q got the result of another", same)
+		}
+		delete(c.shard(hash).entries, hash)
 	}
 	c.put("running", 0, &protocol.Record{State: protocol.StateInProgress, Bound: true})
 	c.put("unbound", 0, &protocol.Record{State: protocol.StateCompleted})
