@@ -27,6 +27,7 @@ var (
 	_ func(int, time.Duration) coordinator.Option     = coordinator.WithReplicas
 	_ func([]byte) coordinator.Option                 = coordinator.WithHashedKeys
 	_ func(coordinator.Observer) coordinator.Option   = coordinator.WithObserver
+	_ func(int, time.Duration) coordinator.Option     = coordinator.WithReplayCache
 	_ func([]byte) coordinator.ClaimOption            = coordinator.Fingerprint
 	_ func(time.Duration) coordinator.ClaimOption     = coordinator.LeaseFor
 	_ func(time.Duration) coordinator.ClaimOption     = coordinator.MaxLifetime

@@ -16,8 +16,15 @@ import (
 // ErrMismatch, ErrUncertain, ErrKeyExpired; or what went wrong: ErrUnknown, ErrUnavailable,
 // ErrNotReplicated, ErrInvalid, ErrCorrupt, ErrClosed. (P1, P2, P4, P5)
 func (c *Coordinator) Claim(ctx context.Context, key Key, opts ...ClaimOption) (lease *Lease, err error) {
+	if !c.observed() { // an end costs more than a replay from the cache
+		return c.claimKey(ctx, key, opts)
+	}
 	ctx, end := c.begin(ctx, "claim", key)
 	defer func() { end(grantOutcome(lease, err), err) }()
+	return c.claimKey(ctx, key, opts)
+}
+
+func (c *Coordinator) claimKey(ctx context.Context, key Key, opts []ClaimOption) (*Lease, error) {
 	q, err := c.newClaim(key, opts)
 	if err != nil {
 		return nil, err
@@ -53,13 +60,16 @@ type claim struct {
 	finished *protocol.Record // what was found finished
 }
 
+// newClaim makes a claim; its error may be the answer, out of the cache.
 func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
-	n, err := c.namesOf(key)
-	if err != nil {
+	if err := c.usable(key); err != nil {
 		return nil, err
 	}
 	r, err := c.request(opts)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.replayAtHand(key, r.fingerprint); err != nil {
 		return nil, err
 	}
 	if r.owner == "" {
@@ -67,7 +77,7 @@ func (c *Coordinator) newClaim(key Key, opts []ClaimOption) (*claim, error) {
 			return nil, err
 		}
 	}
-	return &claim{request: r, key: key, names: n}, nil
+	return &claim{request: r, key: key, names: c.names(key)}, nil
 }
 
 func (c *Coordinator) claimCall(q *claim) *call {
@@ -167,6 +177,7 @@ func (c *Coordinator) replayed(ctx context.Context, key Key, n keyname.Names, k 
 		}
 		c.run(ctx, newCall(key, "", protocol.Confirm(n, rec)))
 	}
+	c.remember(n, k, unknownLife, true)
 	return &CompletedError{Key: key, Result: resultOf(rec)}
 }
 

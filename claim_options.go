@@ -151,13 +151,12 @@ func Owner(id string) ClaimOption {
 // request checks a claim's options against each other and against the coordinator's.
 func (s *settings) request(opts []ClaimOption) (request, error) {
 	r := request{}
-	for _, opt := range opts {
-		if opt == nil {
-			return r, fmt.Errorf("%w: a claim's option is nil; leave it out", ErrInvalid)
-		}
-		if err := opt.applyClaim(&r); err != nil {
+	if len(opts) > 0 {
+		asked, err := apply(opts)
+		if err != nil {
 			return r, err
 		}
+		r = *asked
 	}
 	if r.lifetime > s.maxLifetime {
 		return r, fmt.Errorf("%w: MaxLifetime, %v, exceeds the coordinator's, %v; raise WithMaxLifetime", ErrInvalid, r.lifetime, s.maxLifetime)
@@ -173,6 +172,20 @@ func (s *settings) request(opts []ClaimOption) (request, error) {
 	}
 	if r.grace = s.graceOf(r.lease); r.lifetime <= r.grace {
 		return r, fmt.Errorf("%w: MaxLifetime, %v, does not exceed the grace, %v; raise it or lower WithGrace", ErrInvalid, r.lifetime, r.grace)
+	}
+	return r, nil
+}
+
+// apply is apart from request so that a claim without options makes nothing that escapes.
+func apply(opts []ClaimOption) (*request, error) {
+	r := &request{}
+	for _, opt := range opts {
+		if opt == nil {
+			return nil, fmt.Errorf("%w: a claim's option is nil; leave it out", ErrInvalid)
+		}
+		if err := opt.applyClaim(r); err != nil {
+			return nil, err
+		}
 	}
 	return r, nil
 }

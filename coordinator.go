@@ -16,6 +16,7 @@ import (
 	"github.com/onceward/coordinator/internal/keyname"
 	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/renewal"
+	"github.com/onceward/coordinator/internal/replaycache"
 	"github.com/onceward/coordinator/internal/wakeup"
 )
 
@@ -34,6 +35,7 @@ type Coordinator struct {
 	carrier  *carrier.Carrier
 	schedule *renewal.Schedule[*Lease]
 	waits    *wakeup.Waits[protocol.Record]
+	cache    *replaycache.Cache // nil without WithReplayCache
 }
 
 // New checks the options and makes a coordinator on rdb: a *redis.Client (a Sentinel failover client is
@@ -57,6 +59,9 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Coordinator, error) {
 	})
 	c.schedule = newSchedule(c)
 	c.waits = newWaits(c)
+	if s.replayBytes > 0 {
+		c.cache = replaycache.New(s.replayBytes, s.replayAge)
+	}
 	return c, nil
 }
 
@@ -88,6 +93,7 @@ func (c *Coordinator) Close() error {
 	c.stop(ErrClosed)
 	c.starting.Unlock()
 	c.background.Wait()
+	c.cache.Close()
 	return nil
 }
 

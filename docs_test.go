@@ -233,12 +233,13 @@ func (s source) checkDefaults(t *testing.T, page string, rows map[string][]strin
 		{"WithMaxLifetime", standard, "defaultMaxLifetime"}, {"WithMaxLifetime", allowed, "minLease"},
 		{"WithMaxPayload", standard, "defaultMaxPayload"}, {"WithMaxPayload", allowed, "largestPayload"},
 		{"WithTimeout", standard, "defaultTimeout"}, {"LeaseFor", allowed, "minLease"}, {"MaxLifetime", allowed, "minLease"},
-		{"Fingerprint", allowed, "maxFingerprint"},
+		{"Fingerprint", allowed, "maxFingerprint"}, {"WithReplayCache", allowed, "minReplayCache"},
+		{"WithReplayCache", allowed, "minReplayAge"}, {"WithReplayCache", allowed, "maxReplayAge"},
 	} {
 		value := s.eval(t, s.constants[want.constant])
 		written := []string{value.ExactString()}
 		if n, exact := constant.Int64Val(constant.ToInt(value)); exact {
-			written = append(written, fmt.Sprintf("%d MiB", n>>20), short(time.Duration(n)))
+			written = append(written, fmt.Sprintf("%d MiB", n>>20), fmt.Sprintf("%d KiB", n>>10), short(time.Duration(n)))
 		} else {
 			written = append(written, constant.StringVal(value))
 		}

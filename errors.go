@@ -80,8 +80,8 @@ func (e *CompletedError) Is(target error) bool { return target == ErrCompleted }
 
 // ResultOf returns the stored result that err carries: of a *CompletedError anywhere in its chain.
 func ResultOf(err error) (Result, bool) {
-	var done *CompletedError
-	if !errors.As(err, &done) {
+	done, ok := errors.AsType[*CompletedError](err)
+	if !ok {
 		return Result{}, false
 	}
 	return done.Result, true

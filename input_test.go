@@ -47,6 +47,9 @@ func TestNewChecksItsOptions(t *testing.T) {
 		"no wait for replicas": {WithReplicas(1, 0), "WithReplicas"},
 		"no secret":            {WithHashedKeys(nil), "WithHashedKeys"},
 		"no observer":          {WithObserver(nil), "WithObserver"},
+		"small cache":          {WithReplayCache(64<<10-1, time.Second), "65536"},
+		"cache of no age":      {WithReplayCache(1<<20, 0), "1ms"},
+		"cache of long age":    {WithReplayCache(1<<20, time.Minute+1), "1m"},
 		"nil option":           {nil, "nil"},
 	} {
 		_, err := New(rdb, c.opt)

@@ -69,11 +69,15 @@ func (c *Coordinator) names(k Key) keyname.Names { return c.namer.Names(k.Scope,
 
 // namesOf is names for a call: of a key that can be used, before Close.
 func (c *Coordinator) namesOf(key Key) (keyname.Names, error) {
-	if c.closed() {
-		return keyname.Names{}, ErrClosed
-	}
-	if err := key.Validate(); err != nil {
+	if err := c.usable(key); err != nil {
 		return keyname.Names{}, err
 	}
 	return c.names(key), nil
+}
+
+func (c *Coordinator) usable(key Key) error {
+	if c.closed() {
+		return ErrClosed
+	}
+	return key.Validate()
 }

@@ -331,6 +331,7 @@ func (l *Lease) complete(ctx context.Context, op string, outcome byte, result []
 		if k.Unconfirmed {
 			return fmt.Errorf("%w: the outcome of %s stands and is visible, but a failover may lose it; call again to learn more", ErrNotReplicated, label(l.key))
 		}
+		l.rememberOwn(k, outcome, result, o.retention)
 		return nil
 	case protocol.Finished:
 		l.finish(nil)

@@ -115,6 +115,7 @@ func (c *Coordinator) Expire(ctx context.Context, key Key) (err error) {
 	if err != nil {
 		return err
 	}
+	defer c.cache.Drop(n.Record) // behind the reply: what was sent before it may have seen what is gone now
 	ctx, cancel := c.carrier.Bound(ctx)
 	defer cancel()
 	r, err := c.read(ctx, key, n)
@@ -143,6 +144,7 @@ func (c *Coordinator) GiveBack(ctx context.Context, key Key, owner string) (err 
 	if !protocol.IsOwner(owner) {
 		return fmt.Errorf("%w: GiveBack takes UnknownError.Owner, 32 lower-case hex digits", ErrInvalid)
 	}
+	defer c.cache.Drop(n.Record)
 	return c.giveBack(ctx, key, n, owner, false)
 }
 
@@ -180,6 +182,7 @@ func (c *Coordinator) Resolve(ctx context.Context, key Key, r Resolution) (err e
 	if err := c.fits("payload", r.Payload); err != nil {
 		return err
 	}
+	defer c.cache.Drop(n.Record)
 	ctx, cancel := c.carrier.Bound(ctx)
 	defer cancel()
 	before, err := c.read(ctx, key, n)

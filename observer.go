@@ -64,7 +64,7 @@ func (noObserver) Note(Event) {}
 
 // begin tells the observer that a call begins; the function it returns, that it ended.
 func (c *Coordinator) begin(ctx context.Context, op string, key Key) (context.Context, func(outcome string, err error)) {
-	if _, none := c.observer.(noObserver); none {
+	if !c.observed() {
 		return ctx, unobserved
 	}
 	ctx, end := c.beginMany(ctx, op, key)
@@ -73,8 +73,14 @@ func (c *Coordinator) begin(ctx context.Context, op string, key Key) (context.Co
 
 func unobserved(string, error) {}
 
+// observed says whether there is anybody to tell.
+func (c *Coordinator) observed() bool {
+	_, none := c.observer.(noObserver)
+	return !none
+}
+
 func (c *Coordinator) beginMany(ctx context.Context, op string, key Key) (context.Context, func(count int, outcome string, err error)) {
-	if _, none := c.observer.(noObserver); none {
+	if !c.observed() {
 		return ctx, func(int, string, error) {}
 	}
 	began := time.Now()

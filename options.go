@@ -21,6 +21,9 @@ const (
 	longest            = 30 * 365 * 24 * time.Hour // a record has 12 digits of milliseconds for a length
 	maxFingerprint     = protocol.MaxFingerprint
 	largestPayload     = 500 << 20 // Redis keeps strings up to 512 MiB
+	minReplayCache     = 64 << 10
+	minReplayAge       = time.Millisecond
+	maxReplayAge       = time.Minute
 )
 
 // settings are a coordinator's options after they were checked.
@@ -36,6 +39,8 @@ type settings struct {
 	replicaWait time.Duration
 	secret      []byte
 	observer    Observer
+	replayBytes int // 0: no cache
+	replayAge   time.Duration
 }
 
 // Option configures a [Coordinator]; [New] reports a value that is not allowed.
@@ -167,6 +172,27 @@ func WithObserver(o Observer) Option {
 			o = observers{s.observer, o}
 		}
 		s.observer = o
+		return nil
+	}
+}
+
+// WithReplayCache keeps results in this process' memory, in so many bytes at most (64 KiB and more), and replays each of them
+// without asking Redis for up to maxAge (1ms to 1m) after the request went out that showed it; the default is to ask every time.
+// Claims, Do, ClaimMany, Result and Await look there first and leave there what they find finished, with WithReplicas only what
+// replicas have confirmed; fingerprints are compared as Redis does (P4), and each caller gets a copy of his own.
+//
+// An answer may be maxAge old. What another process expires, what Redis loses, and what reaches the end of its retention is
+// replayed here for that long; this coordinator's own Expire, Resolve and GiveBack are seen at once. Results that are larger than
+// a 64th of bytes, or than 64 KiB where that is more, are not kept. Close gives the memory back.
+func WithReplayCache(bytes int, maxAge time.Duration) Option {
+	return func(s *settings) error {
+		if bytes < minReplayCache {
+			return fmt.Errorf("%w: WithReplayCache takes %d bytes or more, not %d; leave it out to have no cache", ErrInvalid, minReplayCache, bytes)
+		}
+		if maxAge < minReplayAge || maxAge > maxReplayAge {
+			return fmt.Errorf("%w: WithReplayCache takes an age of %v to %v, not %v; it is how old a replay may be", ErrInvalid, minReplayAge, maxReplayAge, maxAge)
+		}
+		s.replayBytes, s.replayAge = bytes, maxAge
 		return nil
 	}
 }

@@ -73,7 +73,7 @@ func (c *Coordinator) claimWaiting(ctx context.Context, q *claim, refusal error)
 
 // Result returns the stored result of key: ErrNotFound where nobody has begun or the last one gave up,
 // ErrInProgress while there is somebody whose result may come, ErrMismatch where the key was used with
-// another fingerprint (nil for none). It reads the master.
+// another fingerprint (nil for none). It reads the master, unless [WithReplayCache] has the result.
 func (c *Coordinator) Result(ctx context.Context, key Key, fingerprint []byte) (result Result, err error) {
 	ctx, end := c.begin(ctx, "result", key)
 	defer func() { end(outcomeOf(err), err) }()
@@ -121,6 +121,13 @@ func (c *Coordinator) result(ctx context.Context, key Key, n keyname.Names, fing
 	if len(fingerprint) > maxFingerprint {
 		return Result{}, view{Done: true}, fmt.Errorf("%w: a fingerprint has at most %d bytes, not %d; give it a digest", ErrInvalid, maxFingerprint, len(fingerprint))
 	}
+	if r, there, err := c.atHand(key, fingerprint); err != nil {
+		return Result{}, view{Done: true}, err
+	} else if there {
+		result := resultAtHand(&r)
+		result.Payload = []byte(r.Payload)
+		return result, view{Done: true}, nil
+	}
 	k := newCall(key, "", protocol.Inspect(n, true))
 	c.run(ctx, k)
 	r := &k.Reply
@@ -134,6 +141,7 @@ func (c *Coordinator) result(ctx context.Context, key Key, n keyname.Names, fing
 	case r.Rec.Bound && !bytes.Equal(r.Rec.Fingerprint, fingerprint):
 		return Result{}, view{Done: true}, mismatch(key)
 	case r.Rec.Finished():
+		c.remember(n, k, lifeOf(r), r.Rec.Mark == '1')
 		return resultOf(&r.Rec), view{Done: true, Finished: &r.Rec}, nil
 	case r.Rec.State == protocol.StateReleased:
 		return Result{}, view{}, fmt.Errorf("%w: %s was given up without a result", ErrNotFound, label(key))

@@ -108,9 +108,7 @@ func (r *report) add(of row, figures []figure, err error) {
 	row.Missed = err != nil || slices.ContainsFunc(figures, figure.missed)
 	if err != nil {
 		row.Error = err.Error()
-		if !errors.Is(err, errNotBuilt) {
-			r.failed = errors.Join(r.failed, err)
-		}
+		r.failed = errors.Join(r.failed, err)
 	}
 	if row.Missed {
 		r.Missed++

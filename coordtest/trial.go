@@ -25,6 +25,7 @@ type trial struct {
 	c      *coordinator.Coordinator
 	log    *recorder
 	keys   int
+	opts   []coordinator.Option // of all coordinators of the check
 }
 
 const (
@@ -33,8 +34,8 @@ const (
 	grace = 20 * time.Millisecond  // of a short one
 )
 
-func newTrial(r reporter, rdb redis.UniversalClient) *trial {
-	t := &trial{reporter: r, ctx: r.Context(), rdb: rdb, prefix: "coordtest-" + rand.Text()[:12], log: &recorder{}}
+func newTrial(r reporter, rdb redis.UniversalClient, opts ...coordinator.Option) *trial {
+	t := &trial{reporter: r, ctx: r.Context(), rdb: rdb, opts: opts, prefix: "coordtest-" + rand.Text()[:12], log: &recorder{}}
 	t.log.prefix = t.prefix + ":"
 	rdb.AddHook(t.log)
 	t.Cleanup(t.sweep)
@@ -45,9 +46,9 @@ func newTrial(r reporter, rdb redis.UniversalClient) *trial {
 // open makes a coordinator that lives for the check: another process, as far as the first can tell.
 func (t *trial) open(opts ...coordinator.Option) *coordinator.Coordinator {
 	t.Helper()
-	c, err := coordinator.New(t.rdb, append([]coordinator.Option{
+	c, err := coordinator.New(t.rdb, slices.Concat([]coordinator.Option{
 		coordinator.WithPrefix(t.prefix), coordinator.WithLease(long), coordinator.WithTimeout(10 * time.Second),
-	}, opts...)...)
+	}, t.opts, opts)...)
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}

@@ -23,19 +23,30 @@ type Names struct {
 
 // Names of the key that these parts make; an empty resource is none.
 func (n Namer) Names(scope, id, resource string) Names {
-	if resource == "" {
-		tag := n.part("scope", scope) + ":" + n.part("id", id)
-		record := n.Prefix + ":{" + tag + "}:r"
-		return Names{Tag: n.within(record, tag), Record: record}
+	record := string(n.AppendRecord(make([]byte, 0, MaxRecord), scope, id, resource))
+	end := strings.IndexByte(record, '}') // the first one, since neither prefix nor tag has any
+	names := Names{Tag: record[len(n.Prefix)+len(":{") : end], Record: record}
+	if resource != "" {
+		names.Fence = record[:end] + "}:f"
 	}
-	tag := n.part("resource", resource)
-	record := n.Prefix + ":{" + tag + "}:r:" + n.part("scope", scope) + ":" + n.part("id", id)
-	return Names{Tag: n.within(record, tag), Record: record, Fence: n.Prefix + ":{" + tag + "}:f"}
+	return names
 }
 
-// within is the tag as a part of a name that has it: who keeps the names for long keeps its bytes once.
-func (n Namer) within(name, tag string) string {
-	return name[len(n.Prefix)+len(":{"):][:len(tag)]
+// MaxRecord is as long as a record's name becomes under a prefix of 64 bytes.
+const MaxRecord = 64 + len(":{") + longestPart + len("}:r:") + longestPart + len(":") + longestPart
+
+// AppendRecord appends the name of the record to b, for those who need it for a moment only.
+func (n Namer) AppendRecord(b []byte, scope, id, resource string) []byte {
+	b = append(append(b, n.Prefix...), ":{"...)
+	if resource != "" {
+		b = append(n.appendPart(b, "resource", resource), "}:r:"...)
+	}
+	b = append(n.appendPart(b, "scope", scope), ':')
+	b = n.appendPart(b, "id", id)
+	if resource == "" {
+		b = append(b, "}:r"...)
+	}
+	return b
 }
 
 // Keys are KEYS of a script: the record and, with a resource, its fence.
@@ -62,42 +73,47 @@ func (n Namer) Own(redisKey string) bool {
 // Past this length a part's digest is shorter than the part.
 const longestPart = 100
 
-// part encodes one part of a name so that different parts differ and none holds a brace or a colon:
+// appendPart encodes one part of a name so that different parts differ and none holds a brace or a colon:
 // plain bytes as they are, others as %XX, long ones as ~digest, hashed ones as =digest.
-func (n Namer) part(label, s string) string {
+func (n Namer) appendPart(b []byte, label, s string) []byte {
 	if n.Secret != nil {
 		mac := hmac.New(sha256.New, n.Secret)
 		mac.Write([]byte(label + "\x00" + s))
-		return "=" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+		return base64.RawURLEncoding.AppendEncode(append(b, '='), mac.Sum(nil))
 	}
 	special := 0
-	for i := 0; i < len(s); i++ {
-		if !Plain(s[i]) {
+	for i := range len(s) {
+		if !plain[s[i]] {
 			special++
 		}
 	}
 	if len(s)+2*special > longestPart {
 		sum := sha256.Sum256([]byte(s))
-		return "~" + base64.RawURLEncoding.EncodeToString(sum[:])
+		return base64.RawURLEncoding.AppendEncode(append(b, '~'), sum[:])
 	}
 	if special == 0 {
-		return s
+		return append(b, s...)
 	}
 	const digits = "0123456789ABCDEF"
-	var b strings.Builder
-	b.Grow(len(s) + 2*special)
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; Plain(c) {
-			b.WriteByte(c)
+		if c := s[i]; plain[c] {
+			b = append(b, c)
 		} else {
-			b.Write([]byte{'%', digits[c>>4], digits[c&15]})
+			b = append(b, '%', digits[c>>4], digits[c&15])
 		}
 	}
-	return b.String()
+	return b
 }
 
 // Plain says which bytes stand in a name as they are.
-func Plain(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-		c == '-' || c == '_' || c == '.' || c == '/' || c == '@'
-}
+func Plain(c byte) bool { return plain[c] }
+
+// plain is a table, since names are made for every call.
+var plain = func() (table [256]bool) {
+	for i := range table {
+		c := byte(i)
+		table[i] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+			c == '-' || c == '_' || c == '.' || c == '/' || c == '@'
+	}
+	return table
+}()

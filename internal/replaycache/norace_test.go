@@ -1,0 +1,5 @@
+//go:build !race
+
+package replaycache
+
+const raced = false
