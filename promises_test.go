@@ -333,8 +333,8 @@ func TestResultIsKeptForTheRetention(t *testing.T) {
 			if err := l.Complete(t.Context(), []byte("result"), test.options...); err != nil {
 				t.Fatal(err)
 			}
-			took := time.Since(before)
 			ttl := rdb.PTTL(t.Context(), c.names(key).Record).Val()
+			took := time.Since(before)
 			if ttl < test.least-took-2*time.Millisecond || ttl > test.most+time.Millisecond {
 				t.Errorf("%s: kept for %v, want %v to %v", name, ttl, test.least, test.most)
 			}
