@@ -38,6 +38,7 @@ type runCommand struct {
 	Seed      int64         `env:"CHAOS_SEED" help:"Repeat the schedule of the run with this seed; 0 draws one."`
 	Group     []string      `placeholder:"NAME" help:"Only these groups: ${groups}."`
 	Replicas  int           `placeholder:"N" help:"All groups use WithReplicas(N, …); 1 is what the cluster has. The group durable does so by itself."`
+	Cache     time.Duration `env:"CHAOS_CACHE" placeholder:"AGE" help:"All callers use WithReplayCache with results up to this old, which the judge allows for."`
 	Kills     int           `placeholder:"N" help:"Instead of groups, kill a master N times; the median time from the promotion to the next claim must not exceed a second."`
 	Processes int           `default:"4" help:"How many processes of callers there are."`
 	Callers   int           `default:"4" help:"How many callers each process has."`
@@ -119,7 +120,7 @@ func (r *runCommand) Run(ctx context.Context, std streams) error {
 		told = std.err
 	}
 	report, err := run.Run(ctx, run.Options{
-		Seed: r.Seed, Duration: r.Duration, Groups: r.Group, Replicas: r.Replicas, Kills: r.Kills,
+		Seed: r.Seed, Duration: r.Duration, Groups: r.Group, Replicas: r.Replicas, Cache: r.Cache, Kills: r.Kills,
 		Processes: r.Processes, Callers: r.Callers, Command: []string{self, "caller"}, Keep: r.Keep, Told: told,
 	})
 	if err != nil {

@@ -35,6 +35,7 @@ type Config struct {
 	Longest  time.Duration     `json:"longest"`  // lease
 	Replicas int               `json:"replicas"`
 	Confirm  time.Duration     `json:"confirm"` // how long a call waits for the replicas
+	Cache    time.Duration     `json:"cache"`   // of WithReplayCache, 0 for none
 }
 
 // ClientName is what the servers know the callers' connections by.
@@ -42,6 +43,9 @@ const ClientName = "chaos-caller"
 
 // MaxLifetime ends the leases of processes that were stopped and go on.
 const MaxLifetime = 10 * time.Second
+
+// cacheBytes hold all results of a run.
+const cacheBytes = 8 << 20
 
 // Report is what a process says in the end.
 type Report struct {
@@ -96,6 +100,9 @@ func Run(config Config, done <-chan struct{}, ready func()) (_ *Report, err erro
 	}
 	if config.Replicas > 0 {
 		options = append(options, coordinator.WithReplicas(config.Replicas, config.Confirm))
+	}
+	if config.Cache > 0 {
+		options = append(options, coordinator.WithReplayCache(cacheBytes, config.Cache))
 	}
 	coord, err := coordinator.New(rdb, options...)
 	if err != nil {

@@ -177,9 +177,10 @@ type Run struct {
 	Seed     int64  `json:"seed"`
 	Group    string `json:"group"` // of faults
 	Engine   string `json:"engine"`
-	Replicas int    `json:"replicas"` // of WithReplicas, 0 for none
-	Lease    int64  `json:"lease"`    // ns
-	Grace    int64  `json:"grace"`    // ns
+	Replicas int    `json:"replicas"`        // of WithReplicas, 0 for none
+	Lease    int64  `json:"lease"`           // ns
+	Grace    int64  `json:"grace"`           // ns
+	Cache    int64  `json:"cache,omitempty"` // ns, of WithReplayCache: what is found may be as old; 0 for none
 	Start    int64  `json:"start"`
 	End      int64  `json:"end"`
 	Lifetime int64  `json:"lifetime,omitempty"` // ns, of WithMaxLifetime: tombstones stay for it and its grace

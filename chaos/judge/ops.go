@@ -242,8 +242,11 @@ func (p *plan) op(e *history.Event) *op {
 	if e.Op == history.Checkpoint {
 		o.sequence = p.sequence(e)
 	}
+	if e.Op == history.Claim && (e.Outcome == history.Replayed || e.Outcome == history.Mismatch) || e.Op == history.Result {
+		o.from -= p.run.Run.Cache // what was true then is what was answered
+	}
 	if e.Wait && (e.Outcome == history.Replayed || e.Outcome == history.Mismatch) {
-		o.from = p.told(e)
+		o.from = min(o.from, p.told(e))
 	}
 	return o
 }

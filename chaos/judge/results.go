@@ -107,7 +107,7 @@ func (r *run) resultsOf(c *Check, d *domain, key string) {
 
 // changed judges a key's answer that is another than the one before.
 func (r *run) changed(c *Check, d *domain, a, b answer, expiries []*history.Event) {
-	from, until := a.event.Call, max(a.event.Return, b.event.Return)
+	from, until := a.event.Call-r.Run.Cache, max(a.event.Return, b.event.Return)
 	for _, e := range expiries {
 		if e.Call <= until && (e.Pending() || e.Outcome == history.Unknown || e.Return >= from) {
 			return

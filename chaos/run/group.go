@@ -69,7 +69,7 @@ func (g *group) run(ctx context.Context) (err error) {
 
 	run := history.Run{
 		Seed: g.options.Seed, Group: g.name, Engine: "redis", Replicas: g.replicas,
-		Lease: int64(longestLease), Grace: int64(longestGrace), Lifetime: int64(caller.MaxLifetime), Start: history.Now(),
+		Lease: int64(longestLease), Grace: int64(longestGrace), Lifetime: int64(caller.MaxLifetime), Cache: int64(g.options.Cache), Start: history.Now(),
 	}
 	g.plan = &caller.Plan{
 		Seed: g.options.Seed, Seats: g.options.Processes * g.options.Callers, Started: run.Start,

@@ -21,6 +21,7 @@ type Options struct {
 	Duration  time.Duration // under faults, all groups together
 	Groups    []string      // none: all
 	Replicas  int           // WithReplicas in every group; 0: in none but the durable one
+	Cache     time.Duration // WithReplayCache in every group, 0: in none
 	Kills     int           // instead of groups: so many kills of a master
 	Processes int
 	Callers   int      // of each process
