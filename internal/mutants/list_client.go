@@ -78,7 +78,10 @@ var clientMutants = []mutant{
 	},
 	{
 		"call outlives its context", "P5", "the client's own timeouts decide when a call returns",
-		in("internal/carrier/carrier.go", "go func() { finished <- c.transmit(ctx, calls) }()", "finished <- c.transmit(ctx, calls)"), root("^TestDoKeepsTheOwnerThatItGivesBack$"),
+		both(
+			in("internal/carrier/carrier.go", "go func() { finished <- c.transmit(ctx, calls) }()", "finished <- c.transmit(ctx, calls)"),
+			in("internal/carrier/lane.go", "case <-ctx.Done():", "case <-c.Base.Done():"),
+		), root("^TestCallsReturnWhenTheirContextEnds$"),
 	},
 	{
 		"completion keeps the lease's TTL", "P4", "the time that the key had left is taken for enough, also after the lease",
