@@ -160,7 +160,7 @@ func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Le
 		return nil, false, fmt.Errorf("%w: %s was made at %v, results are kept for %v; make a new key if the operation was not done", ErrKeyExpired, label(q.key), q.issuedAt.UTC(), c.retention)
 	case protocol.Ahead:
 		what := "MinToken is more than a day"
-		if r.Number == 8 {
+		if r.Number == 5 {
 			what = "IssuedAt is more than an hour"
 		}
 		return nil, false, fmt.Errorf("%w: %s ahead of the server's clock; mend the clock that it came from", ErrInvalid, what)

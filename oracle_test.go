@@ -466,7 +466,7 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	n, key := s.names[op.key], s.keys[op.key]
 	owner := o.text[q.Owner]
 	g := Grant{Token: Token(q.Token), Owner: owner}
-	head, print := g.head(), protocol.Print([]byte(o.text[q.Print]))
+	head, print := g.head(), o.text[q.Print]
 	token := fmt.Sprintf("%016d", q.Token)
 	read := o.text[q.Read] + token
 	plain := func(script *scripts.Script, args ...any) *call {
@@ -475,7 +475,7 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	var k *call
 	switch q.Verb {
 	case model.Claim:
-		k = plain(scripts.Claim, owner, print, fmt.Sprintf("%012d", q.Length), q.Lifetime, q.Length+q.Retention)
+		k = plain(scripts.Claim, fmt.Sprintf("%s%012d%012d%02d%s", owner, q.Length, q.Lifetime, len(print), print), q.Length+q.Retention)
 		if q.Quarantine || q.Rewrite || q.Floor != 0 || q.Issued != 0 {
 			flags, issued := "", ""
 			if q.Quarantine {
@@ -501,7 +501,7 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 		if q.Rewrite {
 			flags += "w"
 		}
-		finished := fmt.Sprintf("1%c%s0%08d%s%013d%s%s", stateBytes[q.Outcome], head[2:], q.Attempt, print[:2], q.Finish, print[2:], o.text[q.Data])
+		finished := fmt.Sprintf("1%c%s0%08d%02d%013d%s%s", stateBytes[q.Outcome], head[2:], q.Attempt, len(print), q.Finish, print, o.text[q.Data])
 		if k = plain(scripts.Complete, finished, q.Retention, q.End); flags != "" {
 			k.Args = append(k.Args, flags)
 		}
@@ -865,13 +865,13 @@ func TestOracleFindsBrokenScripts(t *testing.T) {
 		script   *scripts.Script
 		old, new string
 	}{
-		"claim without the owner":            {scripts.Claim, "if rec and sub(rec, 3, 34) == ARGV[1] then", "if false then"},
-		"claim without the fingerprint":      {scripts.Claim, "elseif sub(rec, 60, 61) .. sub(rec, from, from - 1 + size) ~= ARGV[2] then", "elseif false then"},
-		"claim without the fence":            {scripts.Claim, "if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= ARGV[1] then", "if false then"},
+		"claim without the owner":            {scripts.Claim, "if rec and sub(rec, 3, 34) == owner then", "if false then"},
+		"claim without the fingerprint":      {scripts.Claim, "elseif sub(rec, 60, 61) .. sub(rec, from, from - 1 + size) ~= print then", "elseif false then"},
+		"claim without the fence":            {scripts.Claim, "if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= owner then", "if false then"},
 		"claim without the fence's token":    {scripts.Claim, "math.max(token_of(rec), token_of(fence))", "token_of(rec)"},
 		"claim in spite of quarantine":       {scripts.Claim, "if find(flags, 'q', 1, true) then return {UNCERTAIN} end", ""},
 		"claim that forgets the attempts":    {scripts.Claim, "attempt = math.min(num(rec, 52, 59) + 1, 99999999)", "attempt = 1"},
-		"claim that forgets checkpoints":     {scripts.Claim, "sub(ARGV[2], 3) .. checkpoint", "sub(ARGV[2], 3)"},
+		"claim that forgets checkpoints":     {scripts.Claim, "sub(print, 3) .. checkpoint", "sub(print, 3)"},
 		"claim without last + 1":             {scripts.Claim, "if last >= token then return last + 1 end", ""},
 		"claim without the clock":            {scripts.Claim, "local token = time[1] * 1000000 + time[2]", "local token = 0"},
 		"claim that does not cut":            {scripts.Claim, "if stored > bound then return bound end", ""},

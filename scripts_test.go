@@ -126,7 +126,7 @@ func TestContractCheckerFindsWrongHeaders(t *testing.T) {
 // pinned are the scripts' hashes. A change here must be meant: servers then cache another script, and a
 // process of the version before runs the old one beside it.
 var pinned = map[string]string{
-	"claim":      "2c4b1480d1fbfc7de6412e4560492c6dc5bd7d3b",
+	"claim":      "2c4707ea784849a1cd7c4df3e0deadc6d7d1f807",
 	"renew":      "949a930c99dcfebb7a5feaa5392304b9938bf387",
 	"checkpoint": "cd42b6012b63ccc01963c207f7fd2d69e91328a0",
 	"complete":   "440f61f1d323ae7eefddc82d12d88584800147aa",

@@ -1,14 +1,15 @@
 -- Purpose: one claimer gets the lease; the others learn what there is instead.
 -- KEYS[1]  the record
 -- KEYS[2]  the fence of the resource; none without a resource
--- ARGV[1]  owner: 32 hex digits, the same in every copy of one claim
--- ARGV[2]  fingerprint: 2 digits of length, then its bytes
--- ARGV[3]  length: of the lease and its grace, ms, 12 digits; not over the lifetime
--- ARGV[4]  lifetime: from now to the maximum end, ms
--- ARGV[5]  how long the record stays, ms: the length, and the retention by which it outlives the lease
--- ARGV[6]  optional, flags: q a lapsed lease is answered UNCERTAIN, w an answer that rests on the record writes it again for WAIT
--- ARGV[7]  optional, token that the grant's must exceed; 0 none
--- ARGV[8]  optional, when the client made the key, ms since 1970; empty: not known
+-- ARGV[1]  what is asked for, in one piece, since each argument costs the server as much as a short command. By position:
+--    1  32  owner: hex, the same in every copy of one claim
+--   33  12  length: of the lease and its grace, ms; not over the lifetime
+--   45  12  lifetime: from now to the maximum end, ms
+--   57      fingerprint: 2 digits of length, then its bytes
+-- ARGV[2]  how long the record stays, ms: the length, and the retention by which it outlives the lease
+-- ARGV[3]  optional, flags: q a lapsed lease is answered UNCERTAIN, w an answer that rests on the record writes it again for WAIT
+-- ARGV[4]  optional, token that the grant's must exceed; 0 none
+-- ARGV[5]  optional, when the client made the key, ms since 1970; empty: not known
 -- Replies: the record alone: in progress, granted just now (now is its end less its length); or finished, as FINISHED
 --   {OK, record, now, 1 or 0} granted, 1 by taking a lapsed lease over; or granted before to this owner · {OVER} this owner's grant has ended: draw a new one
 --   {MISMATCH} · {FINISHED, record} · {IN_PROGRESS, header, now} · {BLOCKED, fence header, now, attempt} another key holds the resource
@@ -20,23 +21,25 @@
 -- stays for 10 s at least, so that keep() has nothing to add to a token that is the clock's. Numbers are put
 -- together as text, which has them whole, since formatting them costs as much as one more command.
 local rec = redis.pcall('GET', KEYS[1])
-if not rec and not KEYS[2] and not ARGV[6] and #ARGV[5] > 4 then
+local asked = ARGV[1]
+if not rec and not KEYS[2] and not ARGV[3] and #ARGV[2] > 4 then
   local time = redis.call('TIME')
   local secs, micros = time[1], string.sub('00000' .. time[2], -6)
   if #secs == 10 and secs < '9007199254' then -- from 2001 on, and the token below 2^53
     local now = secs .. string.sub(micros, 1, 3)
-    rec = '1p' .. ARGV[1] .. secs .. micros .. '000000001' .. string.sub(ARGV[2], 1, 2)
-      .. now + tonumber(ARGV[3]) .. ARGV[3] .. now + ARGV[4] .. string.sub(ARGV[2], 3)
-    redis.call('SET', KEYS[1], rec, 'PX', ARGV[5])
+    local length = string.sub(asked, 33, 44)
+    rec = '1p' .. string.sub(asked, 1, 32) .. secs .. micros .. '000000001' .. string.sub(asked, 57, 58)
+      .. now + tonumber(length) .. length .. now + tonumber(string.sub(asked, 45, 56)) .. string.sub(asked, 59)
+    redis.call('SET', KEYS[1], rec, 'PX', ARGV[2])
     return rec
   end
 end
 
 -- An outcome, for the same fingerprint: nearly all other claims. The client finds out whether the record is whole.
-if not ARGV[6] and type(rec) == 'string' then
+if not ARGV[3] and type(rec) == 'string' then
   local version, state = string.byte(rec, 1, 2)
-  if version == 49 and (state == 99 or state == 102) and string.sub(rec, 60, 61) == string.sub(ARGV[2], 1, 2)
-    and string.sub(rec, 75, 72 + #ARGV[2]) == string.sub(ARGV[2], 3) then
+  if version == 49 and (state == 99 or state == 102) and string.sub(rec, 60, 61) == string.sub(asked, 57, 58)
+    and string.sub(rec, 75, 16 + #asked) == string.sub(asked, 59) then
     return rec
   end
 end
@@ -64,7 +67,7 @@ local function stands(code, there, fence, now, write, whole)
   return {code, sub(there, 1, 99), now}
 end
 
-local flags = ARGV[6] or ''
+local owner, print, flags = sub(asked, 1, 32), sub(asked, 57), ARGV[3] or ''
 local rewrite = find(flags, 'w', 1, true)
 local state, attempt, mark, checkpoint = nil, 1, '0', ''
 if rec then
@@ -74,7 +77,7 @@ if rec then
   if state == 'c' or state == 'f' then from = 75 end
   if size == 99 then
     size = 0
-  elseif sub(rec, 60, 61) .. sub(rec, from, from - 1 + size) ~= ARGV[2] then
+  elseif sub(rec, 60, 61) .. sub(rec, from, from - 1 + size) ~= print then
     return {MISMATCH}
   end
   if from == 75 then
@@ -90,7 +93,7 @@ if fence and broken(fence) then return refuse(fence, 2) end
 
 local time = redis.call('TIME')
 local now = millis(time)
-if rec and sub(rec, 3, 34) == ARGV[1] then
+if rec and sub(rec, 3, 34) == owner then
   local live = state == 'p' and now < lease_end(rec, fence, now)
   if live and (not KEYS[2] or fence and sub(fence, 1, 50) == sub(rec, 1, 50)) then
     return stands(OK, rec, fence, now, rewrite, true)
@@ -101,7 +104,7 @@ if state == 'p' then
   if now < lease_end(rec, fence, now) then return stands(IN_PROGRESS, rec, fence, now) end
   if find(flags, 'q', 1, true) then return {UNCERTAIN} end
 end
-if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= ARGV[1] then
+if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= owner then
   local stop = end_of(fence, now)
   if now < stop then
     fence = cut(fence, KEYS[2], now, stop)
@@ -110,25 +113,25 @@ if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= ARGV[1] then
 end
 
 local last = math.max(token_of(rec), token_of(fence))
-if flags ~= '' or ARGV[7] then
-  local floor, issued = tonumber(ARGV[7] or 0), tonumber(ARGV[8] or '')
-  if floor > now * 1000 + 86400000000 then return {AHEAD, 7} end
+local length = num(asked, 33, 44)
+if flags ~= '' or ARGV[4] then
+  local floor, issued = tonumber(ARGV[4] or 0), tonumber(ARGV[5] or '')
+  if floor > now * 1000 + 86400000000 then return {AHEAD, 4} end
   if issued then
-    if issued - now > 3600000 then return {AHEAD, 8} end
+    if issued - now > 3600000 then return {AHEAD, 5} end
     -- The tombstone of a give back is no answer to whether the key has run.
     local unknown = not rec or state == 'r' and num(rec, 87, 99) == 1
-    if unknown and issued + ARGV[5] - tonumber(ARGV[3]) < now then return {KEY_EXPIRED} end
+    if unknown and issued + ARGV[2] - length < now then return {KEY_EXPIRED} end
   end
   last = math.max(last, floor)
 end
 local token = mint(time, last)
 if token >= 9007199254740992 then return {SPENT} end
 
-local length = tonumber(ARGV[3])
-local lease = format('%013.0f%s%013.0f', now + length, ARGV[3], now + ARGV[4])
-local head = format('1p%s%016.0f', ARGV[1], token)
-local ttl = keep(ARGV[5], token, now)
-rec = head .. mark .. format('%08.0f', attempt) .. sub(ARGV[2], 1, 2) .. lease .. sub(ARGV[2], 3) .. checkpoint
+local lease = format('%013.0f%s%013.0f', now + length, sub(asked, 33, 44), now + num(asked, 45, 56))
+local head = format('1p%s%016.0f', owner, token)
+local ttl = keep(ARGV[2], token, now)
+rec = head .. mark .. format('%08.0f', attempt) .. sub(print, 1, 2) .. lease .. sub(print, 3) .. checkpoint
 redis.call('SET', KEYS[1], rec, 'PX', ttl)
 if KEYS[2] then
   local waited = fence and sub(fence, 51, 51) or '0'

@@ -151,7 +151,7 @@ type Reply struct {
 	Record  Record // the record, or what stands in the way
 	Now     int64
 	Attempt int32 // behind Blocked
-	Which   int   // behind Ahead: 7 the token, 8 the time of issue
+	Which   int   // behind Ahead: 4 the token, 5 the time of issue
 }
 
 // Server holds some keys, which share one resource or have none.

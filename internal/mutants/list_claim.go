@@ -12,7 +12,7 @@ var claimMutants = []mutant{
 	},
 	{
 		"claim is not idempotent for its owner", "P5", "its own lease, granted by a copy whose reply was lost, keeps it out",
-		script("claim", "if rec and sub(rec, 3, 34) == ARGV[1] then", "if false then"), onFake("TestLostRepliesAndRequests"),
+		script("claim", "if rec and sub(rec, 3, 34) == owner then", "if false then"), onFake("TestLostRepliesAndRequests"),
 	},
 	{
 		"token by INCR of an evictable counter", "P2", "a counter counts from 1 again when it was evicted or lost",
@@ -38,7 +38,7 @@ var claimMutants = []mutant{
 	},
 	{
 		"token as Lua prints numbers", "P2", "a number joined to a text reads 1.79e+15 on a real server",
-		script("claim", "format('1p%s%016.0f', ARGV[1], token)", "'1p' .. ARGV[1] .. sub('0000000000000000' .. token, -16)"), root("^TestVerbs$/^redis$/^claim$/other"),
+		script("claim", "format('1p%s%016.0f', owner, token)", "'1p' .. owner .. sub('0000000000000000' .. token, -16)"), root("^TestVerbs$/^redis$/^claim$/other"),
 	},
 	{
 		"token forgotten before the clock has passed it", "P2", "a key with a token ahead of the clock is kept no longer than others",
@@ -46,11 +46,11 @@ var claimMutants = []mutant{
 	},
 	{
 		"lease by the key's TTL alone", "P4", "what was asked for, and by whom, is forgotten with the lease",
-		script("claim", "redis.call('SET', KEYS[1], rec, 'PX', ARGV[5])", "redis.call('SET', KEYS[1], rec, 'PX', length)"), cells("claim", "absent"),
+		script("claim", "redis.call('SET', KEYS[1], rec, 'PX', ARGV[2])", "redis.call('SET', KEYS[1], rec, 'PX', tonumber(length))"), cells("claim", "absent"),
 	},
 	{
 		"record without a TTL", "P8", "SET and PEXPIRE are two calls, and the second does not take place",
-		script("claim", "redis.call('SET', KEYS[1], rec, 'PX', ARGV[5])", "redis.call('SET', KEYS[1], rec)"), onFake("TestEveryKeyHasATTL"),
+		script("claim", "redis.call('SET', KEYS[1], rec, 'PX', ARGV[2])", "redis.call('SET', KEYS[1], rec)"), onFake("TestEveryKeyHasATTL"),
 	},
 	{
 		"clock stepped back prolongs a lease", "P8", "the stored end is believed, however far away it is",
@@ -62,6 +62,6 @@ var claimMutants = []mutant{
 	},
 	{
 		"replay is cut at a NUL", "P4", "%s in a real server's Lua ends at the first zero byte",
-		script("claim", "string.sub(ARGV[2], 3) then\n    return rec", "string.sub(ARGV[2], 3) then\n    return string.format('%s', rec)"), root("^TestSameAnswer$/^redis$"),
+		script("claim", "string.sub(asked, 59) then\n    return rec", "string.sub(asked, 59) then\n    return string.format('%s', rec)"), root("^TestSameAnswer$/^redis$"),
 	},
 }

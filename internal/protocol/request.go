@@ -33,7 +33,11 @@ type ClaimArgs struct {
 
 // Claim asks for the lease.
 func Claim(n keyname.Names, a ClaimArgs) Request {
-	args := []any{a.Owner, Print(a.Fingerprint), string(padded(nil, a.Length.Milliseconds(), 12)), millis(a.Lifetime), millis(a.Length + a.Retention)}
+	asked := make([]byte, 0, 58+len(a.Fingerprint))
+	asked = padded(append(asked, a.Owner...), a.Length.Milliseconds(), 12)
+	asked = padded(asked, a.Lifetime.Milliseconds(), 12)
+	asked = append(padded(asked, int64(len(a.Fingerprint)), 2), a.Fingerprint...)
+	args := []any{asked, millis(a.Length + a.Retention)}
 	if a.Quarantine || a.Replicated || a.MinToken > 0 || !a.IssuedAt.IsZero() {
 		flags, issued := "", ""
 		if a.Quarantine {
@@ -60,14 +64,6 @@ func OwnerIn(head string) string { return head[2:34] }
 
 // grantOf is a record's owner and token as they stand in it; where there was none it is no record's.
 func grantOf(r *Record) string { return fmt.Sprintf("%s%016d", r.Owner, r.Token) }
-
-// Print is a fingerprint as scripts take it: two digits of length, then its bytes.
-func Print(fingerprint []byte) string {
-	if len(fingerprint) == 0 {
-		return "00"
-	}
-	return string(append(padded(nil, int64(len(fingerprint)), 2), fingerprint...))
-}
 
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
