@@ -19,9 +19,8 @@ import (
 // Config is what a carrier works with.
 type Config struct {
 	Client      redis.UniversalClient
-	Cluster     *redis.ClusterClient // the same, when it is one; New sets it
-	Base        context.Context      // once it has ended nothing is sent any more; its cause is the calls' error
-	Timeout     time.Duration        // of calls without a deadline
+	Base        context.Context //  once it has ended nothing is sent any more; its cause is the calls' error
+	Timeout     time.Duration   // of calls without a deadline
 	Jitter      func(time.Duration) time.Duration
 	Replicas    int // that confirm what is durable; 0 for none
 	ReplicaWait time.Duration
@@ -30,6 +29,7 @@ type Config struct {
 // Carrier sends requests over one client.
 type Carrier struct {
 	Config
+	Cluster *redis.ClusterClient // Client, when it is one
 
 	versionSeen atomic.Bool
 	reached     atomic.Bool // a server has answered
@@ -41,8 +41,8 @@ type Carrier struct {
 
 // New makes a carrier. Its goroutines end with Base, and what is out by the client's timeouts.
 func New(config Config) *Carrier {
-	config.Cluster, _ = config.Client.(*redis.ClusterClient)
-	return &Carrier{Config: config, senders: make(chan *lane)}
+	cluster, _ := config.Client.(*redis.ClusterClient)
+	return &Carrier{Config: config, Cluster: cluster, senders: make(chan *lane)}
 }
 
 // Call is one request on its way, and what came back.
@@ -85,8 +85,8 @@ func (k *Call) command(ctx context.Context, whole bool) sentOnce {
 	return cmd
 }
 
-// Run sends calls, all in one go or in pipelines with others', and those again that did not run or whose outcome is not known, until each has its
-// reply or its error, or ctx ends. That is safe (P5) for all but those that say Once; these go alone.
+// Run sends calls, all in one go or in pipelines with others', and again those that did not run or whose outcome is not
+// known, until each has its reply or its error, or ctx ends. That is safe (P5) for all but those that say Once; these go alone.
 func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
 	end := c.End(ctx)
 	var last error
