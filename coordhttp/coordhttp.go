@@ -1,0 +1,350 @@
+package coordhttp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/onceward/coordinator"
+	"github.com/onceward/coordinator/internal/sealed"
+)
+
+// New makes a middleware on c: one of [Tenant] and [SingleTenant] is required. Its errors are coordinator.ErrInvalid.
+func New(c *coordinator.Coordinator, opts ...Option) (func(http.Handler) http.Handler, error) {
+	if c == nil {
+		return nil, invalid(errors.New("the coordinator is nil"))
+	}
+	s, err := newSettings(opts)
+	if err != nil {
+		return nil, err
+	}
+	box, err := sealed.New(s.compress, s.keys)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	return func(next http.Handler) http.Handler {
+		return &middleware{settings: s, c: c, box: box, next: next}
+	}, nil
+}
+
+type middleware struct {
+	*settings
+	c    *coordinator.Coordinator
+	box  *sealed.Box
+	next http.Handler
+}
+
+// retrySoon is how long a client is told to wait for what may be over in a moment.
+const retrySoon = time.Second
+
+// marks of answers that did not go the usual way
+const (
+	unprotectedHeader = "Idempotency-Unprotected"
+	unstoredHeader    = "Idempotency-Unstored"
+)
+
+// operation is one request that is to take effect once.
+type operation struct {
+	*middleware
+	w    http.ResponseWriter
+	r    *http.Request
+	key  coordinator.Key
+	body []byte
+	sum  []byte // the fingerprint
+}
+
+func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !m.covers(r.Method) {
+		m.pass(w, r)
+		return
+	}
+	id, err := m.keyOf(r)
+	switch {
+	case errors.Is(err, errNoKey) && !m.required:
+		m.pass(w, r)
+		return
+	case errors.Is(err, errNoKey):
+		m.problem(w, r, Problem{Kind: KindKeyMissing, Detail: "Send a " + m.header + " header with a key that is unique to the operation, a UUIDv7 best."})
+		return
+	case err != nil:
+		m.problem(w, r, Problem{Kind: KindKeyMalformed, Detail: fmt.Sprintf("The %s header is not usable: %v.", m.header, err)})
+		return
+	}
+	tenant, err := m.tenant(r)
+	if err != nil || tenant == "" {
+		m.problem(w, r, Problem{Kind: KindTenantUnknown, Err: err})
+		return
+	}
+	body, failed := m.read(w, r)
+	if failed != nil {
+		m.problem(w, r, *failed)
+		return
+	}
+	o := &operation{middleware: m, w: w, r: r, body: body, key: coordinator.Key{Scope: coordinator.JoinScope(tenant, m.scope(r)), ID: id}}
+	if m.resource != nil {
+		o.key.Resource = m.resource(r)
+	}
+	o.sum = m.fingerprint(r, body)
+	o.run()
+}
+
+func (m *middleware) covers(method string) bool {
+	if m.methods != nil {
+		return m.methods[method]
+	}
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return false
+	}
+	return true
+}
+
+func (m *middleware) pass(w http.ResponseWriter, r *http.Request) {
+	m.observe(r, OutcomePassed)
+	m.next.ServeHTTP(w, r)
+}
+
+func (m *middleware) keyOf(r *http.Request) (string, error) {
+	key, err := readKey(r.Header, m.header, m.quotedOnly)
+	if err == nil && m.validate != nil {
+		err = m.validate(key)
+	}
+	return key, err
+}
+
+// problem answers with a problem, and tells the observer.
+func (m *middleware) problem(w http.ResponseWriter, r *http.Request, p Problem) {
+	m.observe(r, string(p.Kind))
+	m.answer(w, r, p)
+}
+
+// read returns the whole body, since what is compared must be what the handler gets.
+func (m *middleware) read(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
+	tooLarge := &Problem{Kind: KindBodyTooLarge, Detail: fmt.Sprintf("Requests with an idempotency key may have %d bytes.", m.maxBody)}
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil, nil
+	}
+	if r.ContentLength > m.maxBody {
+		w.Header().Set("Connection", "close") // rather than to read it all
+		return nil, tooLarge
+	}
+	body := bytes.NewBuffer(make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead))
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, m.maxBody))
+	if over, is := errors.AsType[*http.MaxBytesError](err); is && over != nil {
+		return nil, tooLarge
+	}
+	if err == nil && r.ContentLength >= 0 && int64(body.Len()) != r.ContentLength {
+		err = fmt.Errorf("%d bytes instead of %d", body.Len(), r.ContentLength)
+	}
+	if err != nil {
+		return nil, &Problem{Kind: KindBodyUnreadable, Err: err}
+	}
+	return body.Bytes(), nil
+}
+
+// run claims the key, and does what follows from the answer.
+func (o *operation) run() {
+	ctx := o.r.Context()
+	lease, err := o.c.Claim(ctx, o.key, o.claimOptions()...)
+	if err == nil {
+		o.execute(lease)
+		return
+	}
+	unknown, mayHaveRun := errors.AsType[*coordinator.UnknownError](err)
+	if mayHaveRun {
+		defer o.giveBack(unknown.Owner) // when the client has its answer
+	}
+	if result, done := coordinator.ResultOf(err); done {
+		o.replay(result)
+		return
+	}
+	away := mayHaveRun || errors.Is(err, coordinator.ErrUnavailable) || errors.Is(err, coordinator.ErrNotReplicated)
+	if away && o.open && ctx.Err() == nil {
+		o.observe(o.r, OutcomeUnprotected)
+		o.w.Header().Set(unprotectedHeader, "true")
+		o.next.ServeHTTP(o.w, o.handlerRequest(ctx))
+		return
+	}
+	o.problem(o.w, o.r, problemOf(err))
+}
+
+func (o *operation) claimOptions() []coordinator.ClaimOption {
+	opts := append(make([]coordinator.ClaimOption, 0, 3), coordinator.Fingerprint(o.sum))
+	if made, is := coordinator.UUIDv7Time(o.key.ID); is && !o.anyAge {
+		opts = append(opts, coordinator.IssuedAt(made))
+	}
+	if o.wait > 0 {
+		opts = append(opts, coordinator.WaitUpTo(o.wait))
+	}
+	return opts
+}
+
+// problemOf is what a claim's error is answered with.
+func problemOf(err error) Problem {
+	p := Problem{Err: err, Kind: KindUnavailable, RetryAfter: retrySoon, Detail: "Send the request again, with the same key."}
+	switch {
+	case errors.Is(err, coordinator.ErrInProgress):
+		p.Kind, p.Detail = KindInProgress, "Send the request again, with the same key, for its answer."
+	case errors.Is(err, coordinator.ErrMismatch):
+		p = Problem{Err: err, Kind: KindKeyReused, Detail: "The key came with another request before. Make a new key for a new operation."}
+	case errors.Is(err, coordinator.ErrKeyExpired):
+		p = Problem{Err: err, Kind: KindKeyExpired, Detail: "The operation may have been done. Find out; make a new key only if it was not."}
+	case errors.Is(err, coordinator.ErrUncertain):
+		p = Problem{Err: err, Kind: KindUncertain, Detail: "The operation may have been done, in part or as a whole. It has to be looked into."}
+	case errors.Is(err, coordinator.ErrInvalid):
+		p = Problem{Err: err, Kind: KindKeyMalformed, Detail: "The key says that it was made in the future. Mend the clock that it came from."}
+	case errors.Is(err, coordinator.ErrCorrupt):
+		p = Problem{Err: err, Kind: KindAnswerUnreadable}
+	}
+	return p
+}
+
+// giveBack frees a key that may have been claimed without our knowing.
+func (o *operation) giveBack(owner string) {
+	_ = http.NewResponseController(o.w).Flush() // the client need not wait for it
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.r.Context()), time.Second)
+	defer cancel()
+	_ = o.c.GiveBack(ctx, o.key, owner) // what cannot be given back lapses
+}
+
+// handlerRequest is the request as the handler gets it.
+func (o *operation) handlerRequest(ctx context.Context) *http.Request {
+	r := o.r.WithContext(ctx)
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.body)), int64(len(o.body))
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(o.body)), nil }
+	return r
+}
+
+// execute runs the handler under the lease, stores its answer and sends it: in this order, so that nobody has an answer that a
+// retry may not get.
+func (o *operation) execute(lease *coordinator.Lease) {
+	ctx, cancel := o.handlerContext(lease)
+	defer cancel()
+	rec := newRecorder(o.w, o.maxAnswer, o.hold)
+	returned := false
+	defer func() {
+		if !returned { // a panic, which goes on, or runtime.Goexit
+			rec.finish()
+			o.release(lease)
+			o.observe(o.r, OutcomePanicked)
+		}
+	}()
+	o.next.ServeHTTP(rec, o.handlerRequest(ctx))
+	returned = true
+	a := rec.finish()
+	if !o.profile.Store(a.status) {
+		o.release(lease)
+		o.observe(o.r, OutcomeReleased)
+		o.send(rec, a)
+		return
+	}
+	err := o.store(lease, a)
+	switch {
+	case err == nil || errors.Is(err, coordinator.ErrNotReplicated): // it stands
+		if a.unkept {
+			o.observe(o.r, OutcomeUnkept)
+		} else {
+			o.observe(o.r, OutcomeExecuted)
+		}
+		o.send(rec, a)
+	case a.streamed:
+		o.observe(o.r, OutcomeUnstored)
+	default:
+		o.superseded(rec, a, err)
+	}
+}
+
+// handlerContext ends with the lease, and with the client's request unless the handler is detached.
+func (o *operation) handlerContext(lease *coordinator.Lease) (context.Context, func()) {
+	if o.detach {
+		return lease.Context(), func() {}
+	}
+	ctx, cancel := context.WithCancelCause(coordinator.ContextWithGrant(o.r.Context(), lease.Grant()))
+	stop := context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })
+	return ctx, func() {
+		stop()
+		cancel(context.Canceled)
+	}
+}
+
+func (o *operation) release(lease *coordinator.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.r.Context()), time.Second)
+	defer cancel()
+	_ = lease.Release(ctx) // what cannot be released lapses
+}
+
+// store completes the operation, whether its client is still there or not. An answer that is too long after all is not kept.
+func (o *operation) store(lease *coordinator.Lease, a *answer) error {
+	ctx, bound := context.WithoutCancel(o.r.Context()), bindingOf(o.key)
+	err := lease.Complete(ctx, o.box.Seal(a.encode(), bound))
+	if errors.Is(err, coordinator.ErrTooLarge) {
+		a.unkept = true
+		err = lease.Complete(ctx, o.box.Seal(a.encode(), bound))
+	}
+	return err
+}
+
+func (o *operation) send(rec *recorder, a *answer) {
+	if !a.streamed {
+		rec.send(a)
+	}
+}
+
+// superseded answers where the handler's answer could not be stored: with what another run has stored, if there is any.
+func (o *operation) superseded(rec *recorder, a *answer, err error) {
+	result, done := coordinator.ResultOf(err)
+	if !done && (errors.Is(err, coordinator.ErrLeaseLost) || errors.Is(err, coordinator.ErrStaleToken)) {
+		var lookup error
+		if result, lookup = o.c.Result(context.WithoutCancel(o.r.Context()), o.key, o.sum); errors.Is(lookup, coordinator.ErrInProgress) {
+			o.problem(o.w, o.r, problemOf(lookup))
+			return
+		}
+		done = lookup == nil
+	}
+	if done {
+		o.replay(result)
+		return
+	}
+	// Nobody else has answered. The work is done, and the client is better off with its answer than without.
+	o.observe(o.r, OutcomeUnstored)
+	rec.committed.Set(unstoredHeader, "true")
+	o.send(rec, a)
+}
+
+// replay answers with what is stored.
+func (o *operation) replay(result coordinator.Result) {
+	if result.Failed { // by an operator: a handler's answer is never stored so
+		o.problem(o.w, o.r, Problem{Kind: KindSettledAsFailed})
+		return
+	}
+	a, err := o.unseal(result.Payload)
+	if err != nil {
+		o.problem(o.w, o.r, Problem{Kind: KindAnswerUnreadable, Err: err})
+		return
+	}
+	if a.unkept {
+		o.problem(o.w, o.r, Problem{Kind: KindNotReplayable, OriginalStatus: a.status})
+		return
+	}
+	o.observe(o.r, OutcomeReplayed)
+	o.w.Header().Set(o.profile.ReplayedHeader, "true")
+	replay(o.w, a)
+}
+
+func (o *operation) unseal(stored []byte) (*answer, error) {
+	text, err := o.box.Open(stored, bindingOf(o.key))
+	if err != nil {
+		return nil, err
+	}
+	return decodeAnswer(text)
+}
+
+func isUUID(key string) bool {
+	return len(key) == 36 && uuid.Validate(key) == nil
+}

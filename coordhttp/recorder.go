@@ -1,0 +1,260 @@
+package coordhttp
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// errOver is what a handler gets that writes after it has returned.
+var errOver = errors.New("coordhttp: the handler has returned, its answer is sent; nothing can be written any more")
+
+// recorder is the handler's http.ResponseWriter. It holds the answer back until it is stored; what is flushed, taken over or too
+// long goes to the client at once and is not kept.
+type recorder struct {
+	w      http.ResponseWriter
+	before http.Header // what stood in w's header when the handler began
+	header http.Header // the handler's own
+	most   int         // bytes of body that are held back
+	hold   bool        // a flush sends nothing
+
+	mu        sync.Mutex
+	status    int         // 0 until the handler says it
+	committed http.Header // as it was then
+	body      bytes.Buffer
+	streaming bool
+	hijacked  bool
+	over      bool
+}
+
+func newRecorder(w http.ResponseWriter, most int, hold bool) *recorder {
+	return &recorder{w: w, before: w.Header().Clone(), header: cloneHeader(w.Header()), most: most, hold: hold}
+}
+
+func cloneHeader(h http.Header) http.Header {
+	if h = h.Clone(); h == nil {
+		return http.Header{}
+	}
+	return h
+}
+
+// Unwrap lets http.ResponseController reach what this writer has not.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.w }
+
+func (r *recorder) Header() http.Header { return r.header }
+
+func (r *recorder) WriteHeader(status int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over || r.hijacked || r.status != 0 {
+		return // as net/http, which logs it besides
+	}
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		r.inform(status)
+		return
+	}
+	r.commit(status)
+	if status == http.StatusSwitchingProtocols {
+		r.stream()
+	}
+}
+
+// inform passes on what comes ahead of the answer, which is not stored.
+func (r *recorder) inform(status int) {
+	set(r.w.Header(), r.header)
+	r.w.WriteHeader(status)
+	clear(r.w.Header())
+	maps.Copy(r.w.Header(), r.before)
+}
+
+func (r *recorder) commit(status int) {
+	r.status, r.committed = status, r.header.Clone()
+}
+
+// set makes a header the same as another one.
+func set(to, from http.Header) {
+	clear(to)
+	for name, values := range from {
+		to[name] = values
+	}
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.writable(); err != nil {
+		return 0, err
+	}
+	if !bodyAllowed(r.status) {
+		return 0, http.ErrBodyNotAllowed
+	}
+	if !r.streaming && r.body.Len()+len(p) > r.most {
+		r.stream()
+	}
+	if r.streaming {
+		return r.w.Write(p)
+	}
+	return r.body.Write(p)
+}
+
+func (r *recorder) writable() error {
+	switch {
+	case r.over:
+		return errOver
+	case r.hijacked:
+		return http.ErrHijacked
+	case r.status == 0:
+		r.commit(http.StatusOK)
+	}
+	return nil
+}
+
+// ReadFrom takes a whole body; from the time on that it streams, in the way that the server knows best.
+func (r *recorder) ReadFrom(src io.Reader) (n int64, err error) {
+	r.mu.Lock()
+	streaming, over := r.streaming, r.over
+	r.mu.Unlock()
+	if direct, can := r.w.(io.ReaderFrom); can && streaming && !over {
+		return direct.ReadFrom(src)
+	}
+	return io.Copy(struct{ io.Writer }{r}, src)
+}
+
+func (r *recorder) WriteString(s string) (int, error) { return r.Write([]byte(s)) }
+
+// stream sends what was held back, and all that follows at once.
+func (r *recorder) stream() {
+	r.streaming = true
+	set(r.w.Header(), r.committed)
+	r.w.WriteHeader(r.status)
+	if r.body.Len() > 0 {
+		_, _ = r.w.Write(r.body.Bytes()) // where the client is gone, the next write says so
+	}
+	r.body = bytes.Buffer{}
+}
+
+// Flush sends what there is; the answer is not kept then, unless HoldStreams was asked for.
+func (r *recorder) Flush() { _ = r.FlushError() }
+
+// FlushError is Flush with what went wrong.
+func (r *recorder) FlushError() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.writable(); err != nil {
+		return err
+	}
+	if r.hold && !r.streaming {
+		return nil
+	}
+	if !r.streaming {
+		r.stream()
+	}
+	return http.NewResponseController(r.w).Flush()
+}
+
+// Hijack hands the connection over.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return nil, nil, errOver
+	}
+	conn, rw, err := http.NewResponseController(r.w).Hijack()
+	if err == nil {
+		if r.hijacked = true; r.status == 0 {
+			r.commit(http.StatusSwitchingProtocols)
+		}
+	}
+	return conn, rw, err
+}
+
+// finish ends the handler's writing and returns its answer.
+func (r *recorder) finish() *answer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over = true; r.status == 0 {
+		r.commit(http.StatusOK)
+	}
+	trailers := r.trailers()
+	if r.hijacked {
+		return &answer{status: r.status, unkept: true, streamed: true}
+	}
+	if r.streaming {
+		maps.Copy(r.w.Header(), trailers)
+		return &answer{status: r.status, unkept: true, streamed: true}
+	}
+	a := &answer{status: r.status, header: kept(r.committed, r.before), trailer: http.Header{}, body: r.body.Bytes()}
+	for name, values := range kept(trailers, nil) {
+		a.trailer[strings.TrimPrefix(name, http.TrailerPrefix)] = values
+	}
+	return a
+}
+
+// trailers are what the handler has set after its body: what it had announced, and what has the prefix, which they keep.
+func (r *recorder) trailers() http.Header {
+	t := http.Header{}
+	for _, line := range r.committed["Trailer"] {
+		for name := range strings.SplitSeq(line, ",") {
+			name = http.CanonicalHeaderKey(strings.TrimSpace(name))
+			if values := r.header[name]; len(values) > 0 {
+				t[name] = values
+			}
+		}
+	}
+	for name, values := range r.header {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			t[name] = values
+		}
+	}
+	return t
+}
+
+// send is the first answer: all that the handler has set, what is never stored too.
+func (r *recorder) send(a *answer) {
+	set(r.w.Header(), r.committed)
+	delete(r.w.Header(), "Trailer")
+	write(r.w, a)
+}
+
+// replay is an answer to those who come later: what was stored, over what stands there.
+func replay(w http.ResponseWriter, a *answer) {
+	for name, values := range a.header {
+		w.Header()[name] = values
+	}
+	write(w, a)
+}
+
+func write(w http.ResponseWriter, a *answer) {
+	h := w.Header()
+	for name := range h {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			delete(h, name) // of a handler that had set it before its body
+		}
+	}
+	for _, name := range sortedNames(a.trailer) {
+		h.Add("Trailer", name)
+	}
+	h.Del("Content-Length")
+	if len(a.trailer) == 0 && bodyAllowed(a.status) { // trailers come behind chunks
+		h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	}
+	w.WriteHeader(a.status)
+	if len(a.body) > 0 {
+		_, _ = w.Write(a.body) // the client is gone, or not; the answer is stored
+	}
+	for name, values := range a.trailer {
+		h[name] = values
+	}
+}
+
+// bodyAllowed says whether an answer with this status may have a body.
+func bodyAllowed(status int) bool {
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
+}
