@@ -175,9 +175,12 @@ func (o *operation) run() {
 }
 
 func (o *operation) claimOptions() []coordinator.ClaimOption {
-	opts := append(make([]coordinator.ClaimOption, 0, 3), coordinator.Fingerprint(o.sum))
+	opts := append(make([]coordinator.ClaimOption, 0, 4), coordinator.Fingerprint(o.sum))
 	if made, is := coordinator.UUIDv7Time(o.key.ID); is && !o.anyAge {
 		opts = append(opts, coordinator.IssuedAt(made))
+	}
+	if o.quarantine {
+		opts = append(opts, coordinator.QuarantineLapsed())
 	}
 	if o.wait > 0 {
 		opts = append(opts, coordinator.WaitUpTo(o.wait))
@@ -238,7 +241,7 @@ func (o *operation) execute(lease *coordinator.Lease) {
 	o.next.ServeHTTP(rec, o.handlerRequest(ctx))
 	returned = true
 	a := rec.finish()
-	if !o.profile.Store(a.status) {
+	if a.status >= 200 && !o.profile.Store(a.status) { // where the connection was taken over, nobody knows what was said
 		o.release(lease)
 		o.observe(o.r, OutcomeReleased)
 		o.send(rec, a)

@@ -36,6 +36,7 @@ type settings struct {
 	wait       time.Duration
 	open       bool // where Redis is away
 	detach     bool
+	quarantine bool
 	compress   int
 	keys       *sealed.Keys
 	observe    func(*http.Request, string)
@@ -251,6 +252,12 @@ func PassWhenUnavailable() Option {
 // DetachHandler lets the handler go on when its client has gone: its context ends with the lease only.
 func DetachHandler() Option {
 	return func(s *settings) error { s.detach = true; return nil }
+}
+
+// Quarantine does not run a handler again whose process died, or lost its lease, amid its work: such keys are [KindUncertain] until somebody has found
+// out what took place and calls [coordinator.Coordinator.Resolve], or the retention is over.
+func Quarantine() Option {
+	return func(s *settings) error { s.quarantine = true; return nil }
 }
 
 // Compress compresses stored answers of more than this many bytes (zstd).
