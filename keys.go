@@ -38,14 +38,26 @@ func (k Key) Validate() error {
 // JoinScope builds a scope from parts, such as tenant, method and route. It is injective: different
 // lists of parts give different scopes, whatever bytes the parts hold.
 func JoinScope(parts ...string) string {
-	escape := strings.NewReplacer("@", "@40", "/", "@2F") // "@" stays readable in Redis, "%" would not
-	joined := make([]string, len(parts))
+	var joined []byte
 	for i, part := range parts {
-		if joined[i] = escape.Replace(part); part == "" {
-			joined[i] = "@" // so that no parts and one empty part differ
+		if i > 0 {
+			joined = append(joined, '/')
+		}
+		if part == "" {
+			joined = append(joined, '@') // so that no parts and one empty part differ
+		}
+		for _, c := range []byte(part) { // "@" stays readable in Redis, "%" would not
+			switch c {
+			case '@':
+				joined = append(joined, "@40"...)
+			case '/':
+				joined = append(joined, "@2F"...)
+			default:
+				joined = append(joined, c)
+			}
 		}
 	}
-	return strings.Join(joined, "/")
+	return string(joined)
 }
 
 // UUIDv7Time reads the time out of a UUIDv7 in its usual form of 36 characters; false for anything

@@ -60,6 +60,7 @@ func (l *lab) close() {
 func newKey() coordinator.Key {
 	var b [16]byte
 	_, _ = rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80 // a UUIDv4, which says no age
 	id := make([]byte, 0, 36)
 	for i, part := range [][]byte{b[:4], b[4:6], b[6:8], b[8:10], b[10:]} {
 		if i > 0 {

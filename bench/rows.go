@@ -29,6 +29,7 @@ var rows = []row{
 	{9, true, "claiming many keys over three masters", sameMany, (*lab).many},
 	{10, false, "growth: many records, many leases", sameGrowth, (*lab).growth},
 	{11, false, "a network that takes 1 ms more", sameDelay, (*lab).delay},
+	{12, false, "an HTTP endpoint behind the middleware", sameWeb, (*lab).web},
 }
 
 // effort is how much is done to measure: enough for numbers that hold, for a quick look, or for a test.

@@ -1,7 +1,6 @@
 package coordhttp
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"net/http"
@@ -135,9 +134,12 @@ var neverStored = map[string]bool{
 
 // kept is what may be stored of the fields that a handler has set: not those that are as they were before it.
 func kept(set, before http.Header) http.Header {
-	dropped := map[string]bool{}
+	var dropped map[string]bool
 	for _, line := range set["Connection"] {
 		for name := range strings.SplitSeq(line, ",") {
+			if dropped == nil {
+				dropped = map[string]bool{}
+			}
 			dropped[textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))] = true
 		}
 	}
@@ -153,9 +155,9 @@ func kept(set, before http.Header) http.Header {
 
 // bindingOf is what an encrypted answer is bound to: the key that it is the answer for.
 func bindingOf(key coordinator.Key) []byte {
-	var b bytes.Buffer
+	b := make([]byte, 0, 16+len(key.Scope)+len(key.ID)+len(key.Resource))
 	for _, s := range []string{key.Scope, key.ID, key.Resource} {
-		b.Write(appendText(nil, s))
+		b = appendText(b, s)
 	}
-	return b.Bytes()
+	return b
 }

@@ -35,7 +35,7 @@ func TestKeyMalformed(t *testing.T) {
 		var runs atomic.Int64
 		s := serve(t, p.coordinator(t), counted(&runs, 201))
 		for name, keys := range map[string][]string{
-			"empty": {""}, "quoted and empty": {`""`}, "no end": {`"k`}, "rubbish behind": {`"k" "l"`}, "a list": {`"k", "l"`}, "two raw": {"k,l"},
+			"empty": {""}, "quoted and empty": {`""`}, "no end": {`"k`}, "rubbish behind": {`"k" "l"`}, "parameters": {`"k";a=1`}, "a list": {`"k", "l"`}, "two raw": {"k,l"},
 			"a space": {"k l"}, "not ASCII": {"schlüssel"}, "quoted, not ASCII": {`"schlüssel"`}, "two": {"k", "l"}, "twice the same": {"k", "k"},
 			"too long": {strings.Repeat("k", 256)}, "quoted and too long": {`"` + strings.Repeat("k", 256) + `"`}, "far too long": {`"` + strings.Repeat("k", 100_000) + `"`},
 			"a quote within": {`k"l`}, "a bad escape": {`"\k"`}, "from the future": {"0fffffff-ffff-7000-8000-000000000000"},

@@ -126,18 +126,17 @@ func (m *middleware) problem(w http.ResponseWriter, r *http.Request, p Problem) 
 
 // read returns the whole body, since what is compared must be what the handler gets.
 func (m *middleware) read(w http.ResponseWriter, r *http.Request) ([]byte, *Problem) {
-	tooLarge := &Problem{Kind: KindBodyTooLarge, Detail: fmt.Sprintf("Requests with an idempotency key may have %d bytes.", m.maxBody)}
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, nil
 	}
 	if r.ContentLength > m.maxBody {
 		w.Header().Set("Connection", "close") // rather than to read it all
-		return nil, tooLarge
+		return nil, m.tooLarge()
 	}
 	body := bytes.NewBuffer(make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead))
 	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, m.maxBody))
 	if over, is := errors.AsType[*http.MaxBytesError](err); is && over != nil {
-		return nil, tooLarge
+		return nil, m.tooLarge()
 	}
 	if err == nil && r.ContentLength >= 0 && int64(body.Len()) != r.ContentLength {
 		err = fmt.Errorf("%d bytes instead of %d", body.Len(), r.ContentLength)
@@ -146,6 +145,10 @@ func (m *middleware) read(w http.ResponseWriter, r *http.Request) ([]byte, *Prob
 		return nil, &Problem{Kind: KindBodyUnreadable, Err: err}
 	}
 	return body.Bytes(), nil
+}
+
+func (m *middleware) tooLarge() *Problem {
+	return &Problem{Kind: KindBodyTooLarge, Detail: fmt.Sprintf("Requests with an idempotency key may have %d bytes.", m.maxBody)}
 }
 
 // run claims the key, and does what follows from the answer.
@@ -216,11 +219,22 @@ func (o *operation) giveBack(owner string) {
 	_ = o.c.GiveBack(ctx, o.key, owner) // what cannot be given back lapses
 }
 
+type keyKey struct{}
+
+// KeyFrom returns the key of the operation that a handler runs for, to fence its writes with for instance; see [coordinator.Coordinator.Fence].
+// False where a request passed through without a key.
+func KeyFrom(ctx context.Context) (coordinator.Key, bool) {
+	key, there := ctx.Value(keyKey{}).(*coordinator.Key)
+	if !there {
+		return coordinator.Key{}, false
+	}
+	return *key, true
+}
+
 // handlerRequest is the request as the handler gets it.
 func (o *operation) handlerRequest(ctx context.Context) *http.Request {
-	r := o.r.WithContext(ctx)
+	r := o.r.WithContext(context.WithValue(ctx, keyKey{}, &o.key))
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.body)), int64(len(o.body))
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(o.body)), nil }
 	return r
 }
 

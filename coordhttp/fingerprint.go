@@ -3,8 +3,6 @@ package coordhttp
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"hash"
-	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -14,15 +12,13 @@ import (
 
 // fingerprint tells requests apart that came with one key: what was asked for, whoever asks and whenever.
 func (m *middleware) fingerprint(r *http.Request, body []byte) []byte {
-	sum := sha256.New()
-	part(sum, r.Method)
-	part(sum, r.URL.EscapedPath())
-	part(sum, r.URL.RawQuery)
+	head := make([]byte, 0, 128)
+	head = appendText(appendText(appendText(head, r.Method), r.URL.EscapedPath()), r.URL.RawQuery)
 	for _, name := range m.headers {
 		values := r.Header.Values(name)
-		count(sum, len(values))
+		head = binary.AppendUvarint(head, uint64(len(values)))
 		for _, value := range values {
-			part(sum, value)
+			head = appendText(head, value)
 		}
 	}
 	if m.canonical && isJSON(r.Header) {
@@ -30,21 +26,10 @@ func (m *middleware) fingerprint(r *http.Request, body []byte) []byte {
 			body = same // what is not JSON is compared byte by byte; to refuse it is the handler's affair
 		}
 	}
-	count(sum, len(body))
+	sum := sha256.New()
+	_, _ = sum.Write(binary.AppendUvarint(head, uint64(len(body))))
 	_, _ = sum.Write(body)
 	return sum.Sum(nil)
-}
-
-// part adds s so that no two lists of parts look the same.
-func part(sum hash.Hash, s string) {
-	count(sum, len(s))
-	_, _ = io.WriteString(sum, s)
-}
-
-func count(sum hash.Hash, n int) {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(n))
-	_, _ = sum.Write(b[:])
 }
 
 func isJSON(h http.Header) bool {

@@ -36,7 +36,7 @@ func readKey(h http.Header, name string, quotedOnly bool) (string, error) {
 		}
 		item, err := httpsfv.UnmarshalItem([]string{value})
 		quoted, text := item.Value.(string)
-		if err != nil || !text {
+		if err != nil || !text || len(item.Params.Names()) > 0 { // parameters have no meaning here, and who overlooks them has another key
 			return "", errors.New(`it is not a string of RFC 9651; send it in double quotes, as in "8e03978e-40d5-43dd-bc93-6894a57f9324"`)
 		}
 		if key = quoted; key == "" {

@@ -20,7 +20,7 @@ var errOver = errors.New("coordhttp: the handler has returned, its answer is sen
 // long goes to the client at once and is not kept.
 type recorder struct {
 	w      http.ResponseWriter
-	before http.Header // what stood in w's header when the handler began
+	before http.Header // w's own, which stays as it was when the handler began until something is sent
 	header http.Header // the handler's own
 	most   int         // bytes of body that are held back
 	hold   bool        // a flush sends nothing
@@ -35,7 +35,7 @@ type recorder struct {
 }
 
 func newRecorder(w http.ResponseWriter, most int, hold bool) *recorder {
-	return &recorder{w: w, before: w.Header().Clone(), header: cloneHeader(w.Header()), most: most, hold: hold}
+	return &recorder{w: w, before: w.Header(), header: cloneHeader(w.Header()), most: most, hold: hold}
 }
 
 func cloneHeader(h http.Header) http.Header {
@@ -68,10 +68,10 @@ func (r *recorder) WriteHeader(status int) {
 
 // inform passes on what comes ahead of the answer, which is not stored.
 func (r *recorder) inform(status int) {
+	before := r.w.Header().Clone()
 	set(r.w.Header(), r.header)
 	r.w.WriteHeader(status)
-	clear(r.w.Header())
-	maps.Copy(r.w.Header(), r.before)
+	set(r.w.Header(), before)
 }
 
 func (r *recorder) commit(status int) {
@@ -175,6 +175,14 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, rw, err
 }
 
+// CloseNotify is what some frameworks still ask their writer for; net/http's has it.
+func (r *recorder) CloseNotify() <-chan bool {
+	if notifier, can := r.w.(interface{ CloseNotify() <-chan bool }); can {
+		return notifier.CloseNotify()
+	}
+	return make(chan bool)
+}
+
 // finish ends the handler's writing and returns its answer.
 func (r *recorder) finish() *answer {
 	r.mu.Lock()
@@ -190,27 +198,36 @@ func (r *recorder) finish() *answer {
 		maps.Copy(r.w.Header(), trailers)
 		return &answer{status: r.status, unkept: true, streamed: true}
 	}
-	a := &answer{status: r.status, header: kept(r.committed, r.before), trailer: http.Header{}, body: r.body.Bytes()}
-	for name, values := range kept(trailers, nil) {
-		a.trailer[strings.TrimPrefix(name, http.TrailerPrefix)] = values
+	a := &answer{status: r.status, header: kept(r.committed, r.before), body: r.body.Bytes()}
+	if trailers != nil {
+		a.trailer = http.Header{}
+		for name, values := range kept(trailers, nil) {
+			a.trailer[strings.TrimPrefix(name, http.TrailerPrefix)] = values
+		}
 	}
 	return a
 }
 
 // trailers are what the handler has set after its body: what it had announced, and what has the prefix, which they keep.
 func (r *recorder) trailers() http.Header {
-	t := http.Header{}
+	var t http.Header
+	put := func(name string, values []string) {
+		if t == nil { // as nearly always
+			t = http.Header{}
+		}
+		t[name] = values
+	}
 	for _, line := range r.committed["Trailer"] {
 		for name := range strings.SplitSeq(line, ",") {
 			name = http.CanonicalHeaderKey(strings.TrimSpace(name))
 			if values := r.header[name]; len(values) > 0 {
-				t[name] = values
+				put(name, values)
 			}
 		}
 	}
 	for name, values := range r.header {
 		if strings.HasPrefix(name, http.TrailerPrefix) {
-			t[name] = values
+			put(name, values)
 		}
 	}
 	return t

@@ -278,7 +278,14 @@ func TestResource(t *testing.T) {
 		r, _ := s.send(t.Context(), "POST", "/", "", idem, "k", "X-Account", "1")
 		done <- r
 	}()
-	first, _ := coordinator.GrantFrom(<-g.begun)
+	work := <-g.begun
+	first, _ := coordinator.GrantFrom(work)
+	if key, there := coordhttp.KeyFrom(work); !there || key.ID != "k" || key.Resource != "1" {
+		t.Errorf("the handler's key is %+v", key)
+	}
+	if key, there := coordhttp.KeyFrom(t.Context()); there {
+		t.Errorf("without a request the key is %+v", key)
+	}
 	wantProblem(t, s.post(t, "/", "", idem, "l", "X-Account", "1"), 409, coordhttp.KindInProgress)
 	close(g.release)
 	<-done

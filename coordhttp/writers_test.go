@@ -238,6 +238,9 @@ func TestHeadersOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	inner := once(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if _, can := w.(interface{ CloseNotify() <-chan bool }); !can {
+			t.Error("the writer is no http.CloseNotifier; net/http's own is")
+		}
 		if w.Header().Get("X-Request-Id") == "" {
 			t.Error("the handler does not see what was set before")
 		}
