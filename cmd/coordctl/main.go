@@ -1,6 +1,7 @@
 // Command coordctl looks after coordinator on a Redis server or a cluster, and shows what it does:
 //
 //	coordctl load --redis redis://localhost:6379   put the scripts on every master, check its settings
+//	coordctl proxy --upstream URL --single-tenant  put idempotency keys in front of a service
 //	coordctl demo                                  a payment service that crashes, stalls and loses replies
 package main
 
@@ -17,8 +18,9 @@ import (
 )
 
 type commands struct {
-	Load loadCommand `cmd:"" help:"Put the scripts on every master, and check each server's version, settings and clock."`
-	Demo demoCommand `cmd:"" help:"Play a payment service whose workers crash, stall and lose replies, and check its ledger."`
+	Load  loadCommand  `cmd:"" help:"Put the scripts on every master, and check each server's version, settings and clock."`
+	Proxy proxyCommand `cmd:"" help:"Stand in front of an HTTP service, and let each idempotency key take effect there once."`
+	Demo  demoCommand  `cmd:"" help:"Play a payment service whose workers crash, stall and lose replies, and check its ledger."`
 }
 
 // Exit statuses.
@@ -45,6 +47,7 @@ func run(ctx context.Context, args []string, std streams) int {
 		kong.Writers(std.out, std.err),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(std),
+		kong.Configuration(readConfig),
 	)
 	if err != nil {
 		panic(err) // the commands' tags are wrong
