@@ -9,6 +9,7 @@ require (
 	github.com/onceward/coordinator v0.0.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/redis/go-redis/v9 v9.23.0
+	github.com/stripe/stripe-go/v82 v82.5.1
 )
 
 require (

@@ -121,7 +121,7 @@ func (p *proxyCommand) handler(c *coordinator.Coordinator, m *metrics, remarks *
 	if err != nil {
 		return nil, err
 	}
-	return unhurried(revealing(once(whole(p.upstream(target, remarks))))), nil
+	return revealing(once(whole(p.upstream(target, remarks)))), nil
 }
 
 // connect returns a client, and what is to be called at the end. Without --redis there is a server within this program.

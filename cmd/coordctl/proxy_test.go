@@ -407,6 +407,7 @@ func TestProxyConcurrentDuplicates(t *testing.T) {
 }
 
 func TestProxyAdmin(t *testing.T) {
+	t.Parallel()
 	server := miniredis.RunT(t)
 	up := newCounter(t, nil)
 	p := startProxy(t, up.URL, "--single-tenant", "--admin", "127.0.0.1:0", "--redis", "redis://"+server.Addr()+"?max_retries=-1", "--redis-timeout", "300ms")
@@ -455,6 +456,7 @@ func TestProxyAdmin(t *testing.T) {
 
 // It starts without Redis, says so, and lets requests through where it was told to.
 func TestProxyRedisAway(t *testing.T) {
+	t.Parallel()
 	up := newCounter(t, nil)
 	p := startProxy(t, up.URL, "--single-tenant", "--redis", "redis://127.0.0.1:1?max_retries=-1", "--redis-timeout", "300ms", "--pass-when-unavailable")
 	if got := post(t, p.url, "", "Idempotency-Key", "k"); got.status != http.StatusCreated || got.header.Get("Idempotency-Unprotected") != "true" {

@@ -186,32 +186,3 @@ func (w wholeWriter) FlushError() error {
 	}
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
-
-// unhurried lifts the deadline for reading a request once it is read. The server goes on reading, to see whether the client
-// has gone, and would take the deadline for that.
-func unhurried(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := &deadlineBody{ReadCloser: r.Body, w: w}
-		if r.Body == nil || r.Body == http.NoBody {
-			body.lift()
-		} else {
-			r.Body = body
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-type deadlineBody struct {
-	io.ReadCloser
-	w http.ResponseWriter
-}
-
-func (b *deadlineBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if errors.Is(err, io.EOF) {
-		b.lift()
-	}
-	return n, err
-}
-
-func (b *deadlineBody) lift() { _ = http.NewResponseController(b.w).SetReadDeadline(time.Time{}) }

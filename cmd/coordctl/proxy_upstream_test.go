@@ -72,6 +72,7 @@ func TestProxyUpstreamDrops(t *testing.T) {
 
 // With the stripe profile the upstream's own 502 is an answer as any other; the proxy's are not.
 func TestProxyWhoseAnswer(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		profile string
 		status  int
@@ -198,6 +199,7 @@ func TestProxyDetach(t *testing.T) {
 
 // A client that sends slowly is cut off; an answer may take longer than that.
 func TestProxyReadTimeout(t *testing.T) {
+	t.Parallel()
 	up := newCounter(t, func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(500 * time.Millisecond): // longer than the timeout
