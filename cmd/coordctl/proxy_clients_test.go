@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/stripe/stripe-go/v82"
-	"github.com/stripe/stripe-go/v82/charge"
 )
 
 // startProcess runs the program as operators do, and ends it as they do.
@@ -238,8 +237,9 @@ func payByStripe(t *testing.T, base, description string) string {
 		URL: stripe.String(base), HTTPClient: &http.Client{Transport: transport}, MaxNetworkRetries: stripe.Int64(5),
 		LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull}, EnableTelemetry: stripe.Bool(false),
 	})
+	client := stripe.NewClient("sk_test_123", stripe.WithBackends(&stripe.Backends{API: backend}))
 	// It makes the key itself.
-	made, err := charge.Client{B: backend, Key: "sk_test_123"}.New(&stripe.ChargeParams{Amount: stripe.Int64(100), Currency: stripe.String("eur"), Description: stripe.String(description)})
+	made, err := client.V1Charges.Create(t.Context(), &stripe.ChargeCreateParams{Amount: stripe.Int64(100), Currency: stripe.String("eur"), Description: stripe.String(description)})
 	if err != nil {
 		t.Fatal(err)
 	}

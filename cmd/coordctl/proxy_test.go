@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/onceward/coordinator/coordhttp"
@@ -551,5 +552,33 @@ func TestProxyShutdownDoesNotWaitForEver(t *testing.T) {
 	status := <-p.status
 	if p.status <- status; status != exitFailed || !strings.Contains(p.said.String(), "--shutdown-timeout") {
 		t.Errorf("status %d: %s", status, p.said)
+	}
+}
+
+// docs/proxy.md has every flag, and the defaults that are numbers, times and words.
+func TestProxyPageHasEveryFlag(t *testing.T) {
+	page, err := os.ReadFile("../../docs/proxy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parser, err := kong.New(&commands{}, kong.Configuration(readConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := 0
+	for _, command := range parser.Model.Children {
+		for _, flag := range command.Flags {
+			if command.Name != "proxy" || flag.Name == "help" {
+				continue
+			}
+			flags++
+			row := regexp.MustCompile("(?m)^\\| `--(\\[no-\\])?" + flag.Name + "\\b.*$").FindString(string(page))
+			if row == "" || flag.HasDefault && flag.Default != "true" && !strings.Contains(strings.Split(row, "|")[2], flag.Default) {
+				t.Errorf("docs/proxy.md has no row for --%s with the default %q: %q", flag.Name, flag.Default, row)
+			}
+		}
+	}
+	if flags < 40 {
+		t.Errorf("this test found %d flags only", flags)
 	}
 }
