@@ -361,6 +361,28 @@ func (s *site) once(t testing.TB, key string) (*reply, error) {
 	return &reply{status: response.StatusCode, header: response.Header}, response.Body.Close()
 }
 
+// A handler that knows that nothing took place says so, whatever it answers.
+func TestReleaseKey(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *place) {
+		var runs atomic.Int64
+		s := serve(t, p.coordinator(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if runs.Add(1) == 1 {
+				coordhttp.ReleaseKey(r.Context())
+			}
+			w.WriteHeader(http.StatusBadGateway)
+		}), coordhttp.WithProfile(coordhttp.Stripe()))
+		for range 3 {
+			if r := s.post(t, "/", "", idem, "k"); r.status != 502 {
+				t.Errorf("%+v", r)
+			}
+		}
+		if seen := s.seen(); runs.Load() != 2 || seen[coordhttp.OutcomeReleased] != 1 || seen[coordhttp.OutcomeReplayed] != 1 {
+			t.Errorf("ran %d times, %v", runs.Load(), seen)
+		}
+		coordhttp.ReleaseKey(t.Context())
+	})
+}
+
 func TestStripe(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {
 		var runs atomic.Int64

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -57,6 +58,8 @@ type operation struct {
 	key  coordinator.Key
 	body []byte
 	sum  []byte // the fingerprint
+
+	released atomic.Bool // the handler says that nothing took place
 }
 
 func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -86,12 +89,24 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.problem(w, r, *failed)
 		return
 	}
-	o := &operation{middleware: m, w: w, r: r, body: body, key: coordinator.Key{Scope: coordinator.JoinScope(tenant, m.scope(r)), ID: id}}
+	o := &operation{middleware: m, w: w, r: r, body: body, key: coordinator.Key{Scope: m.scopeOf(tenant, r), ID: id}}
 	if m.resource != nil {
 		o.key.Resource = m.resource(r)
 	}
 	o.sum = m.fingerprint(r, body)
 	o.run()
+}
+
+// scopeOf keeps tenants apart, and operations: by what Scope says, or by the method and the pattern that has matched, the path where
+// none has.
+func (m *middleware) scopeOf(tenant string, r *http.Request) string {
+	switch {
+	case m.scope != nil:
+		return coordinator.JoinScope(tenant, m.scope(r))
+	case r.Pattern != "":
+		return coordinator.JoinScope(tenant, r.Method, r.Pattern)
+	}
+	return coordinator.JoinScope(tenant, r.Method, r.URL.EscapedPath())
 }
 
 func (m *middleware) covers(method string) bool {
@@ -106,7 +121,7 @@ func (m *middleware) covers(method string) bool {
 }
 
 func (m *middleware) pass(w http.ResponseWriter, r *http.Request) {
-	m.observe(r, OutcomePassed)
+	m.observe(r, OutcomePassed, nil)
 	m.next.ServeHTTP(w, r)
 }
 
@@ -120,7 +135,7 @@ func (m *middleware) keyOf(r *http.Request) (string, error) {
 
 // problem answers with a problem, and tells the observer.
 func (m *middleware) problem(w http.ResponseWriter, r *http.Request, p Problem) {
-	m.observe(r, string(p.Kind))
+	m.observe(r, string(p.Kind), p.Err)
 	m.answer(w, r, p)
 }
 
@@ -169,7 +184,7 @@ func (o *operation) run() {
 	}
 	away := mayHaveRun || errors.Is(err, coordinator.ErrUnavailable) || errors.Is(err, coordinator.ErrNotReplicated)
 	if away && o.open && ctx.Err() == nil {
-		o.observe(o.r, OutcomeUnprotected)
+		o.observe(o.r, OutcomeUnprotected, err)
 		o.w.Header().Set(unprotectedHeader, "true")
 		o.next.ServeHTTP(o.w, o.handlerRequest(ctx))
 		return
@@ -219,21 +234,29 @@ func (o *operation) giveBack(owner string) {
 	_ = o.c.GiveBack(ctx, o.key, owner) // what cannot be given back lapses
 }
 
-type keyKey struct{}
+type operationKey struct{}
 
 // KeyFrom returns the key of the operation that a handler runs for, to fence its writes with for instance; see [coordinator.Coordinator.Fence].
 // False where a request passed through without a key.
 func KeyFrom(ctx context.Context) (coordinator.Key, bool) {
-	key, there := ctx.Value(keyKey{}).(*coordinator.Key)
+	o, there := ctx.Value(operationKey{}).(*operation)
 	if !there {
 		return coordinator.Key{}, false
 	}
-	return *key, true
+	return o.key, true
+}
+
+// ReleaseKey is for a handler that knows that the operation has not taken place: its answer is not kept, whatever its status, and a
+// retry runs the handler again. It does nothing for a request that passed through.
+func ReleaseKey(ctx context.Context) {
+	if o, there := ctx.Value(operationKey{}).(*operation); there {
+		o.released.Store(true)
+	}
 }
 
 // handlerRequest is the request as the handler gets it.
 func (o *operation) handlerRequest(ctx context.Context) *http.Request {
-	r := o.r.WithContext(context.WithValue(ctx, keyKey{}, &o.key))
+	r := o.r.WithContext(context.WithValue(ctx, operationKey{}, o))
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.body)), int64(len(o.body))
 	return r
 }
@@ -249,15 +272,16 @@ func (o *operation) execute(lease *coordinator.Lease) {
 		if !returned { // a panic, which goes on, or runtime.Goexit
 			rec.finish()
 			o.release(lease)
-			o.observe(o.r, OutcomePanicked)
+			o.observe(o.r, OutcomePanicked, nil)
 		}
 	}()
 	o.next.ServeHTTP(rec, o.handlerRequest(ctx))
 	returned = true
 	a := rec.finish()
-	if a.status >= 200 && !o.profile.Store(a.status) { // where the connection was taken over, nobody knows what was said
+	// Where the connection was taken over, nobody knows what was said.
+	if o.released.Load() || a.status >= 200 && !o.profile.Store(a.status) {
 		o.release(lease)
-		o.observe(o.r, OutcomeReleased)
+		o.observe(o.r, OutcomeReleased, nil)
 		o.send(rec, a)
 		return
 	}
@@ -265,13 +289,13 @@ func (o *operation) execute(lease *coordinator.Lease) {
 	switch {
 	case err == nil || errors.Is(err, coordinator.ErrNotReplicated): // it stands
 		if a.unkept {
-			o.observe(o.r, OutcomeUnkept)
+			o.observe(o.r, OutcomeUnkept, nil)
 		} else {
-			o.observe(o.r, OutcomeExecuted)
+			o.observe(o.r, OutcomeExecuted, nil)
 		}
 		o.send(rec, a)
 	case a.streamed:
-		o.observe(o.r, OutcomeUnstored)
+		o.observe(o.r, OutcomeUnstored, err)
 	default:
 		o.superseded(rec, a, err)
 	}
@@ -329,7 +353,7 @@ func (o *operation) superseded(rec *recorder, a *answer, err error) {
 		return
 	}
 	// Nobody else has answered. The work is done, and the client is better off with its answer than without.
-	o.observe(o.r, OutcomeUnstored)
+	o.observe(o.r, OutcomeUnstored, err)
 	rec.committed.Set(unstoredHeader, "true")
 	o.send(rec, a)
 }
@@ -349,7 +373,7 @@ func (o *operation) replay(result coordinator.Result) {
 		o.problem(o.w, o.r, Problem{Kind: KindNotReplayable, OriginalStatus: a.status})
 		return
 	}
-	o.observe(o.r, OutcomeReplayed)
+	o.observe(o.r, OutcomeReplayed, nil)
 	o.w.Header().Set(o.profile.ReplayedHeader, "true")
 	replay(o.w, a)
 }

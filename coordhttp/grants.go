@@ -72,7 +72,7 @@ func RequireGrant(g GrantGuard) (func(http.Handler) http.Handler, error) {
 	if g.Prefix == "" {
 		g.Prefix = "coordgrant"
 	}
-	p := problems{base: defaultProblems, write: writeProblem, described: g.DescribedBy}
+	p := problems{base: defaultProblems, write: WriteProblem, described: g.DescribedBy}
 	if g.ProblemBase != "" {
 		p.base = g.ProblemBase
 	}

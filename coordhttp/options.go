@@ -39,7 +39,7 @@ type settings struct {
 	quarantine bool
 	compress   int
 	keys       *sealed.Keys
-	observe    func(*http.Request, string)
+	observe    func(*http.Request, string, error)
 }
 
 // Profile is how answers are treated and told. Start from [Draft07] or [Stripe] and change what is to be otherwise.
@@ -323,17 +323,17 @@ const (
 	OutcomeUnprotected = "unprotected" // passed through because Redis was away
 )
 
-// Observe is told what became of each request, when it is answered. The request's own key is not in the outcome.
-func Observe(with func(r *http.Request, outcome string)) Option {
+// Observe is told what became of each request, when it is answered: an outcome or a kind of problem, and the reason where there is
+// one, for logs. It is called on the request's path and from many goroutines at once.
+func Observe(with func(r *http.Request, outcome string, reason error)) Option {
 	return func(s *settings) error { s.observe = with; return given("Observe", with != nil) }
 }
 
 func newSettings(opts []Option) (*settings, error) {
 	s := &settings{
-		problems: problems{base: defaultProblems, write: writeProblem},
+		problems: problems{base: defaultProblems, write: WriteProblem},
 		header:   "Idempotency-Key", maxBody: 1 << 20, maxAnswer: 512 << 10, profile: Draft07(), compress: -1,
-		scope:   routeOf,
-		observe: func(*http.Request, string) {},
+		observe: func(*http.Request, string, error) {},
 	}
 	for _, opt := range opts {
 		if opt == nil {
@@ -358,14 +358,6 @@ func isToken(name string) bool {
 }
 
 func invalid(err error) error { return fmt.Errorf("coordhttp: %w: %w", coordinator.ErrInvalid, err) }
-
-// routeOf is the pattern that has matched, or the path.
-func routeOf(r *http.Request) string {
-	if r.Pattern != "" {
-		return coordinator.JoinScope(r.Method, r.Pattern)
-	}
-	return coordinator.JoinScope(r.Method, r.URL.EscapedPath())
-}
 
 // UUIDOnly is a check for [ValidateKey]: a UUID in its usual form of 36 characters.
 func UUIDOnly(key string) error {

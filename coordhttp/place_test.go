@@ -120,7 +120,7 @@ func serve(t testing.TB, c *coordinator.Coordinator, handler http.Handler, opts 
 func serveAs(t testing.TB, c *coordinator.Coordinator, handler http.Handler, opts ...coordhttp.Option) *site {
 	t.Helper()
 	s := &site{outcomes: map[string]int{}}
-	observed := coordhttp.Observe(func(_ *http.Request, outcome string) {
+	observed := coordhttp.Observe(func(_ *http.Request, outcome string, _ error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.outcomes[outcome]++

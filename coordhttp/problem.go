@@ -99,7 +99,8 @@ func (p *problems) answer(w http.ResponseWriter, r *http.Request, problem Proble
 	p.write(w, r, problem)
 }
 
-func writeProblem(w http.ResponseWriter, _ *http.Request, p Problem) {
+// WriteProblem is the default [ProblemWriter]: application/problem+json.
+func WriteProblem(w http.ResponseWriter, _ *http.Request, p Problem) {
 	text, err := json.Marshal(p)
 	if err != nil { // of strings and numbers: there is no such error
 		text = []byte("{}")

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -55,6 +56,9 @@ func (r *recorder) WriteHeader(status int) {
 	defer r.mu.Unlock()
 	if r.over || r.hijacked || r.status != 0 {
 		return // as net/http, which logs it besides
+	}
+	if status < 100 || status > 999 { // as net/http, and before anything is stored
+		panic(fmt.Sprintf("coordhttp: a handler answered with the status %d", status))
 	}
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
 		r.inform(status)

@@ -349,7 +349,7 @@ func TestLeaseIsLost(t *testing.T) {
 				done <- r
 			}()
 			work := <-g.begun
-			env.Lapse(coordinator.Key{Scope: coordinator.JoinScope("*", coordinator.JoinScope("POST", "/")), ID: "k"})
+			env.Lapse(coordinator.Key{Scope: coordinator.JoinScope("*", "POST", "/"), ID: "k"})
 			if r := other.post(t, "/", "", idem, "k"); r.status != 201 {
 				t.Errorf("the successor: %+v", r)
 			}

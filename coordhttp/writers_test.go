@@ -204,6 +204,32 @@ func TestPanicReleases(t *testing.T) {
 	}
 }
 
+// A status that is none panics before anything is stored, as it does in net/http.
+func TestStatusThatIsNone(t *testing.T) {
+	for _, status := range []int{0, 99, 1000} {
+		env := coordtest.New(t)
+		once, err := coordhttp.New(env.Coordinator, coordhttp.SingleTenant(), coordhttp.WithProfile(coordhttp.Stripe()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest("POST", "/", nil)
+		r.Header.Set(idem, "k")
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%d: no panic", status)
+				}
+			}()
+			once(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })).ServeHTTP(httptest.NewRecorder(), r)
+		}()
+		w := httptest.NewRecorder()
+		once(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201) })).ServeHTTP(w, r)
+		if w.Code != 201 {
+			t.Errorf("%d: then %d", status, w.Code)
+		}
+	}
+}
+
 // A goroutine of the handler's writes when the handler has returned.
 func TestWriteAfterReturn(t *testing.T) {
 	late, done := make(chan struct{}), make(chan error, 3)
@@ -349,7 +375,7 @@ func TestSettledAsFailed(t *testing.T) {
 		_, _ = s.send(t.Context(), "POST", "/", "", idem, "k")
 	}()
 	<-g.begun
-	key := coordinator.Key{Scope: coordinator.JoinScope("*", coordinator.JoinScope("POST", "/")), ID: "k"}
+	key := coordinator.Key{Scope: coordinator.JoinScope("*", "POST", "/"), ID: "k"}
 	env.Lapse(key)
 	wantProblem(t, s.post(t, "/", "", idem, "k"), 409, coordhttp.KindUncertain)
 	if err := env.Coordinator.Resolve(t.Context(), key, coordinator.Resolution{Failed: true, Payload: []byte("refunded")}); err != nil {

@@ -117,11 +117,22 @@ func (p *proxyCommand) handler(c *coordinator.Coordinator, m *metrics, remarks *
 	if err != nil {
 		return nil, err
 	}
-	once, err := coordhttp.New(c, append(opts, coordhttp.Observe(m.answered))...)
+	once, err := coordhttp.New(c, append(opts, coordhttp.Observe(func(r *http.Request, outcome string, reason error) {
+		m.answered(outcome)
+		if worthALine[outcome] {
+			remarks.Printf("%s: %s: %v", r.Method, outcome, reason)
+		}
+	}))...)
 	if err != nil {
 		return nil, err
 	}
-	return revealing(once(whole(p.upstream(target, remarks)))), nil
+	return once(whole(p.upstream(target, remarks))), nil
+}
+
+// worthALine are outcomes that somebody has to look into.
+var worthALine = map[string]bool{
+	string(coordhttp.KindUnavailable): true, string(coordhttp.KindAnswerUnreadable): true, string(coordhttp.KindTenantUnknown): true,
+	coordhttp.OutcomeUnstored: true, coordhttp.OutcomeUnprotected: true,
 }
 
 // connect returns a client, and what is to be called at the end. Without --redis there is a server within this program.

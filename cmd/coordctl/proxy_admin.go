@@ -34,8 +34,8 @@ func newMetrics() (*metrics, error) {
 	return m, err
 }
 
-// answered is for [coordhttp.Observe].
-func (m *metrics) answered(_ *http.Request, outcome string) {
+// answered counts what [coordhttp.Observe] tells.
+func (m *metrics) answered(outcome string) {
 	m.requests.WithLabelValues(outcome).Inc()
 }
 

@@ -102,15 +102,11 @@ func (f *answerFlags) options() []coordhttp.Option {
 	return opts
 }
 
-// profile keeps the upstream's answers only: where the proxy answers by itself, the upstream may not have run.
 func (f *answerFlags) profile() coordhttp.Profile {
-	p := coordhttp.Draft07()
 	if f.Profile == "stripe" {
-		p = coordhttp.Stripe()
+		return coordhttp.Stripe()
 	}
-	store := p.Store
-	p.Store = func(status int) bool { return !isOwn(status) && store(status) }
-	return p
+	return coordhttp.Draft07()
 }
 
 func (f *storeFlags) options() ([]coordhttp.Option, error) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -111,38 +110,16 @@ func sendOnce(out *http.Request) {
 	}
 }
 
-// ownMark is added to the statuses of the proxy's own answers until they leave it, so that a profile can tell them from the
-// upstream's, of which it knows nothing but the status. Beyond 599 there are no statuses in HTTP.
-const ownMark = 400
-
-func isOwn(status int) bool { return status > 599 }
-
 var errStatus = errors.New("its answer has a status that is none")
 
 func refuseInvalid(r *http.Response) error {
-	if r.StatusCode < 200 && r.StatusCode != http.StatusSwitchingProtocols || isOwn(r.StatusCode) {
+	if r.StatusCode < 200 && r.StatusCode != http.StatusSwitchingProtocols || r.StatusCode > 599 {
 		return fmt.Errorf("%w: %d", errStatus, r.StatusCode)
 	}
 	return nil
 }
 
-// revealing takes the mark off.
-func revealing(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(revealer{w}, r) })
-}
-
-type revealer struct{ http.ResponseWriter }
-
-func (r revealer) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-func (r revealer) WriteHeader(status int) {
-	if isOwn(status) {
-		status -= ownMark
-	}
-	r.ResponseWriter.WriteHeader(status)
-}
-
-// failed answers where the upstream has not.
+// failed answers where the upstream has not. That is no outcome, by whatever profile: a retry asks the upstream again.
 func failed(w http.ResponseWriter, r *http.Request, err error, remarks *log.Logger) {
 	status := http.StatusBadGateway
 	if late, is := errors.AsType[net.Error](err); is && late.Timeout() {
@@ -151,18 +128,12 @@ func failed(w http.ResponseWriter, r *http.Request, err error, remarks *log.Logg
 	if !errors.Is(err, context.Canceled) { // the client has gone, or the lease
 		remarks.Printf("upstream: %s answered with %d: %v", r.Method, status, err)
 	}
-	text, err := json.Marshal(coordhttp.Problem{
+	coordhttp.ReleaseKey(r.Context())
+	w.Header().Set("Retry-After", "1")
+	coordhttp.WriteProblem(w, r, coordhttp.Problem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,
 		Detail: "The service gave no answer, and may have run or not. Its outcome is not stored: the same request runs it again.",
 	})
-	if err != nil { // of strings and numbers: there is no such error
-		text = []byte("{}")
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Retry-After", "1")
-	w.WriteHeader(status + ownMark)
-	_, _ = w.Write(append(text, '\n'))
 }
 
 // whole keeps ReverseProxy from flushing answers that come in chunks: flushed ones are not kept. Event streams are passed on as

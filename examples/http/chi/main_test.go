@@ -13,7 +13,7 @@ import (
 )
 
 func TestChargesTakeEffectOnce(t *testing.T) {
-	check.Once(t, service, coordinator.JoinScope("acme", coordinator.JoinScope(http.MethodPost, "/charges")))
+	check.Once(t, service, coordinator.JoinScope("acme", http.MethodPost, "/charges"))
 }
 
 // Where the middleware stands says what the default scope is.
@@ -44,7 +44,7 @@ func TestScopes(t *testing.T) {
 				return router, err
 			})
 			b.Post(t, "/v1/accounts/7", "acme", "key-1", "")
-			want := coordinator.JoinScope("*", coordinator.JoinScope(http.MethodPost, place.want))
+			want := coordinator.JoinScope("*", http.MethodPost, place.want)
 			if got := b.Scopes(); !slices.Equal(got, []string{want}) {
 				t.Errorf("%q, want %q", got, want)
 			}

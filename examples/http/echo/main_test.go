@@ -10,5 +10,5 @@ import (
 
 // The answer of a handler that returns an error is among what is checked.
 func TestChargesTakeEffectOnce(t *testing.T) {
-	check.Once(t, service, coordinator.JoinScope("acme", coordinator.JoinScope(http.MethodPost, "/charges")))
+	check.Once(t, service, coordinator.JoinScope("acme", http.MethodPost, "/charges"))
 }

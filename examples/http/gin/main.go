@@ -16,8 +16,7 @@ import (
 )
 
 // service puts the middleware around the whole engine, so that all that gin writes passes through it. No route is known there: the scope
-// is the path, and what has no route needs a key too. ctx.Stream does not work so, since it asks for an http.CloseNotifier. Where only
-// some routes are to be covered, see grouped.
+// is the path, and what has no route needs a key too. Where only some routes are to be covered, see grouped.
 func service(c *coordinator.Coordinator) (http.Handler, error) {
 	once, err := coordhttp.New(c, coordhttp.Tenant(bank.Tenant), coordhttp.Resource(bank.Account), coordhttp.RequireKey(), coordhttp.Wait(5*time.Second))
 	if err != nil {

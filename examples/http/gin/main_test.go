@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestChargesTakeEffectOnce(t *testing.T) {
-	scope := coordinator.JoinScope("acme", coordinator.JoinScope(http.MethodPost, "/charges"))
+	scope := coordinator.JoinScope("acme", http.MethodPost, "/charges")
 	t.Run("the whole engine", func(t *testing.T) { check.Once(t, service, scope) })
 	t.Run("a group", func(t *testing.T) { check.Once(t, grouped, scope) })
 }

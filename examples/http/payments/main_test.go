@@ -9,7 +9,7 @@ import (
 )
 
 func TestChargesTakeEffectOnce(t *testing.T) {
-	check.Once(t, service, coordinator.JoinScope("acme", coordinator.JoinScope(http.MethodPost, "POST /charges")))
+	check.Once(t, service, coordinator.JoinScope("acme", http.MethodPost, "POST /charges"))
 }
 
 func TestWithoutTokenOrKey(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/onceward/coordinator"
+	"github.com/onceward/coordinator/coordhttp"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -60,7 +61,8 @@ func Book(c *coordinator.Coordinator, r *http.Request, cents int) (Charge, error
 	if !there {
 		return Charge{}, errors.New("the route is not behind the middleware")
 	}
-	charge := Charge{ID: strings.Trim(r.Header.Get("Idempotency-Key"), `"`), Cents: cents}
+	key, _ := coordhttp.KeyFrom(r.Context())
+	charge := Charge{ID: key.ID, Cents: cents}
 	fence := c.Fence(coordinator.Key{Resource: Account(r)})
 	return charge, fence.Do(r.Context(), grant, "hset", "charges:"+fence.Tag(), charge.ID, cents).Err()
 }
