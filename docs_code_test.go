@@ -42,7 +42,7 @@ var blockImports = map[string]string{
 	"bytes": "bytes", "context": "context", "errors": "errors", "fmt": "fmt", "log": "log", "slog": "log/slog", "http": "net/http",
 	"slices": "slices", "strings": "strings", "testing": "testing", "time": "time", "sha256": "crypto/sha256",
 	"redis": "github.com/redis/go-redis/v9", "coordinator": module, "coordtest": module + "/coordtest", "coordprom": module + "/coordprom",
-	"coordslog": module + "/coordslog", "prometheus": "github.com/prometheus/client_golang/prometheus",
+	"coordslog": module + "/coordslog", "coordhttp": module + "/coordhttp", "prometheus": "github.com/prometheus/client_golang/prometheus",
 }
 
 // file makes a file of a program: of a block that begins with a package clause, itself; of declarations, those; of

@@ -1,7 +1,9 @@
 package coordhttp
 
 import (
+	"fmt"
 	"net/http"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -66,11 +68,18 @@ func nilled(a *answer) *answer {
 	return a
 }
 
-// Every kind has a title and a status, and docs/http.md has a heading for it, which its type URI leads to.
+// Every kind has a title and a status, and docs/http.md has a heading for it, which its type URI leads to, with that status.
 func TestKindsAreComplete(t *testing.T) {
+	page, err := os.ReadFile("../docs/http.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for kind, sort := range sorts {
 		if sort.status < 400 || sort.status > 599 || sort.title == "" {
 			t.Errorf("%s: %+v", kind, sort)
+		}
+		if !strings.Contains(string(page), fmt.Sprintf("\n### %s\n\n%d. ", kind, sort.status)) {
+			t.Errorf("docs/http.md has no heading for %s with %d", kind, sort.status)
 		}
 	}
 }
