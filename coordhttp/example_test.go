@@ -51,12 +51,12 @@ func ExampleNew() {
 		r.Header.Set("Idempotency-Key", `"018f3c9e-7d4b-4c35-9f5e-3a1f0e6d2b11"`)
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, r)
-		fmt.Println(w.Code, w.Body.String()[:8], w.Header().Get("Idempotency-Replayed"))
+		fmt.Printf("%d %s replayed: %q\n", w.Code, w.Body.String()[:8], w.Header().Get("Idempotency-Replayed"))
 	}
 	// Output:
-	// 201 charge 1
-	// 201 charge 1 true
-	// 422 {"type":
+	// 201 charge 1 replayed: ""
+	// 201 charge 1 replayed: "true"
+	// 422 {"type": replayed: ""
 }
 
 // A client that sends a request again with the same key and body until it is answered.
