@@ -116,10 +116,10 @@ func TestKeyReused(t *testing.T) {
 			done <- r
 		}()
 		<-g.begun
-		wantProblem(t, s.post(t, "/charges?a=1", "other", idem, "k"), 422, coordhttp.KindKeyReused) // while the first is running
+		wantProblem(t, s.post(t, "/charges?a=1", "more", idem, "k"), 422, coordhttp.KindKeyReused) // while the first is running
 		close(g.release)
 		<-done
-		wantProblem(t, s.post(t, "/charges?a=1", "other", idem, "k"), 422, coordhttp.KindKeyReused)
+		wantProblem(t, s.post(t, "/charges?a=1", "more", idem, "k"), 422, coordhttp.KindKeyReused)
 		wantProblem(t, s.post(t, "/charges?a=2", "body", idem, "k"), 422, coordhttp.KindKeyReused)
 		if g.runs.Load() != 1 {
 			t.Errorf("ran %d times", g.runs.Load())

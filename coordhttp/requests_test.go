@@ -353,7 +353,12 @@ func TestLeaseIsLost(t *testing.T) {
 			if r := other.post(t, "/", "", idem, "k"); r.status != 201 {
 				t.Errorf("the successor: %+v", r)
 			}
-			<-work.Done()
+			ended := time.NewTimer(10 * time.Second)
+			defer ended.Stop()
+			select {
+			case <-work.Done():
+			case <-ended.C:
+			}
 			if !errors.Is(context.Cause(work), coordinator.ErrLeaseLost) {
 				t.Errorf("the work's context ended with %v", context.Cause(work))
 			}
