@@ -19,6 +19,8 @@ type answer struct {
 	body     []byte
 	unkept   bool // done, but the answer was not kept: there is a status alone
 	streamed bool // the client has it already
+	silent   bool // the handler has said nothing at all
+	cutOff   bool // it is not as long as the handler has said
 }
 
 // The stored form: a flag, the status, header and trailer as numbers of names, each with its values, and the body. Numbers are
@@ -146,11 +148,27 @@ func kept(set, before http.Header) http.Header {
 	h := http.Header{}
 	for name, values := range set {
 		canonical := textproto.CanonicalMIMEHeaderKey(strings.TrimPrefix(name, http.TrailerPrefix))
-		if !neverStored[canonical] && !dropped[canonical] && !slices.Equal(values, before[name]) {
+		old, was := before[name]
+		theirs := was && slices.Equal(values, old) && !representation(canonical)
+		if !neverStored[canonical] && !dropped[canonical] && !theirs {
 			h[name] = values
 		}
 	}
+	for name := range before {
+		if _, stayed := set[name]; !stayed && !neverStored[textproto.CanonicalMIMEHeaderKey(name)] {
+			h[name] = nil // the handler has taken it away
+		}
+	}
 	return h
+}
+
+// representation says whether a header tells about the body, and belongs to it whoever has set it.
+func representation(name string) bool {
+	switch name {
+	case "Etag", "Last-Modified", "Location", "Vary":
+		return true
+	}
+	return strings.HasPrefix(name, "Content-")
 }
 
 // bindingOf is what an encrypted answer is bound to: the key that it is the answer for.

@@ -244,7 +244,7 @@ func TestKeyExpired(t *testing.T) {
 // asked for.
 func TestRedisAway(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {
-		c := p.coordinator(t, coordinator.WithTimeout(300*time.Millisecond))
+		c := p.coordinator(t, coordinator.WithTimeout(300*time.Millisecond), coordinator.WithLease(2*time.Second))
 		g, tenant := newGate(), unique(t)
 		as := coordhttp.Tenant(func(*http.Request) (string, error) { return tenant, nil })
 		closed, open := serveAs(t, c, g, as), serveAs(t, c, g, as, coordhttp.PassWhenUnavailable())

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 
 	"github.com/onceward/coordinator"
@@ -148,7 +149,8 @@ func (m *middleware) read(w http.ResponseWriter, r *http.Request) ([]byte, *Prob
 		w.Header().Set("Connection", "close") // rather than to read it all
 		return nil, m.tooLarge()
 	}
-	body := bytes.NewBuffer(make([]byte, 0, max(r.ContentLength, 0)+bytes.MinRead))
+	const trusted = 64 << 10 // of what a client says about its length, before it has sent it
+	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), trusted)+bytes.MinRead))
 	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, m.maxBody))
 	if over, is := errors.AsType[*http.MaxBytesError](err); is && over != nil {
 		return nil, m.tooLarge()
@@ -176,7 +178,7 @@ func (o *operation) run() {
 	}
 	unknown, mayHaveRun := errors.AsType[*coordinator.UnknownError](err)
 	if mayHaveRun {
-		defer o.giveBack(unknown.Owner) // when the client has its answer
+		defer o.giveBack(unknown.Owner) // when the client is answered, also where a handler panics that was let through
 	}
 	if result, done := coordinator.ResultOf(err); done {
 		o.replay(result)
@@ -228,7 +230,6 @@ func problemOf(err error) Problem {
 
 // giveBack frees a key that may have been claimed without our knowing.
 func (o *operation) giveBack(owner string) {
-	_ = http.NewResponseController(o.w).Flush() // the client need not wait for it
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.r.Context()), time.Second)
 	defer cancel()
 	_ = o.c.GiveBack(ctx, o.key, owner) // what cannot be given back lapses
@@ -266,20 +267,23 @@ func (o *operation) handlerRequest(ctx context.Context) *http.Request {
 func (o *operation) execute(lease *coordinator.Lease) {
 	ctx, cancel := o.handlerContext(lease)
 	defer cancel()
-	rec := newRecorder(o.w, o.maxAnswer, o.hold)
-	returned := false
+	rec := newRecorder(o.w, o.maxAnswer, o.hold, o.detach)
+	settled := false
 	defer func() {
-		if !returned { // a panic, which goes on, or runtime.Goexit
+		if !settled { // a panic, which goes on, or runtime.Goexit
 			rec.finish()
 			o.release(lease)
 			o.observe(o.r, OutcomePanicked, nil)
 		}
 	}()
 	o.next.ServeHTTP(rec, o.handlerRequest(ctx))
-	returned = true
 	a := rec.finish()
-	// Where the connection was taken over, nobody knows what was said.
-	if o.released.Load() || a.status >= 200 && !o.profile.Store(a.status) {
+	if a.cutOff {
+		panic(http.ErrAbortHandler) // as net/http: the client must not take half of an answer for the whole
+	}
+	nothing := o.isNothing(a)
+	settled = true
+	if nothing {
 		o.release(lease)
 		o.observe(o.r, OutcomeReleased, nil)
 		o.send(rec, a)
@@ -296,8 +300,33 @@ func (o *operation) execute(lease *coordinator.Lease) {
 		o.send(rec, a)
 	case a.streamed:
 		o.observe(o.r, OutcomeUnstored, err)
+		o.storeLater(lease, a, err)
 	default:
 		o.superseded(rec, a, err)
+		o.storeLater(lease, a, err)
+	}
+}
+
+// isNothing says whether an answer is no outcome. One that says nothing is none where the handler's context has ended with its
+// client: it has stopped. Where the connection was taken over, nobody knows what was said, and it is one.
+func (o *operation) isNothing(a *answer) bool {
+	return o.released.Load() || a.silent && !o.detach && o.r.Context().Err() != nil || a.status >= 200 && !o.profile.Store(a.status)
+}
+
+// storeLater goes on trying to store what could not be, until the lease has ended: were that left, the key would be in progress for
+// as long as the lease is renewed, and the work would be done again after that. Its client has its answer.
+func (o *operation) storeLater(lease *coordinator.Lease, a *answer, err error) {
+	pauses := backoff.NewExponentialBackOff()
+	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, time.Second
+	for errors.Is(err, coordinator.ErrUnknown) || errors.Is(err, coordinator.ErrUnavailable) {
+		pause := time.NewTimer(pauses.NextBackOff())
+		select {
+		case <-pause.C:
+		case <-lease.Context().Done():
+			pause.Stop()
+			return
+		}
+		err = o.store(lease, a)
 	}
 }
 
@@ -355,7 +384,9 @@ func (o *operation) superseded(rec *recorder, a *answer, err error) {
 	// Nobody else has answered. The work is done, and the client is better off with its answer than without.
 	o.observe(o.r, OutcomeUnstored, err)
 	rec.committed.Set(unstoredHeader, "true")
+	rec.committed.Set("Connection", "close") // nothing else comes over it while this goes on, see storeLater
 	o.send(rec, a)
+	_ = http.NewResponseController(o.w).Flush()
 }
 
 // replay answers with what is stored.

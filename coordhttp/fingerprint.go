@@ -1,8 +1,12 @@
 package coordhttp
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -16,13 +20,16 @@ func (m *middleware) fingerprint(r *http.Request, body []byte) []byte {
 	head = appendText(appendText(appendText(head, r.Method), r.URL.EscapedPath()), r.URL.RawQuery)
 	for _, name := range m.headers {
 		values := r.Header.Values(name)
+		if name == "Host" {
+			values = []string{r.Host} // which net/http takes out of the header
+		}
 		head = binary.AppendUvarint(head, uint64(len(values)))
 		for _, value := range values {
 			head = appendText(head, value)
 		}
 	}
 	if m.canonical && isJSON(r.Header) {
-		if same, err := jcs.Transform(body); err == nil {
+		if same, err := jcs.Transform(body); err == nil && exact(body) {
 			body = same // what is not JSON is compared byte by byte; to refuse it is the handler's affair
 		}
 	}
@@ -30,6 +37,26 @@ func (m *middleware) fingerprint(r *http.Request, body []byte) []byte {
 	_, _ = sum.Write(binary.AppendUvarint(head, uint64(len(body))))
 	_, _ = sum.Write(body)
 	return sum.Sum(nil)
+}
+
+// exact says whether all numbers of a JSON text survive as float64s, as which RFC 8785 takes them: otherwise two that differ in
+// their last digits would be the same.
+func exact(body []byte) bool {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	for {
+		token, err := decoder.Token()
+		if err != nil {
+			return errors.Is(err, io.EOF)
+		}
+		if n, is := token.(json.Number); is {
+			mantissa, _, _ := strings.Cut(strings.ToLower(n.String()), "e")
+			digits := strings.Trim(strings.ReplaceAll(strings.TrimPrefix(mantissa, "-"), ".", ""), "0")
+			if len(digits) > 15 {
+				return false
+			}
+		}
+	}
 }
 
 func isJSON(h http.Header) bool {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,11 +26,20 @@ type GrantTransport struct {
 
 // RoundTrip sends r with [GrantHeader]; a grant that r has in its header already stays.
 func (t *GrantTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if g, there := coordinator.GrantFrom(r.Context()); there && len(r.Header.Values(GrantHeader)) == 0 && (t.To == nil || t.To(r)) {
+	if g, there := coordinator.GrantFrom(r.Context()); there && len(r.Header.Values(GrantHeader)) == 0 && !redirected(r) && (t.To == nil || t.To(r)) {
 		r = r.Clone(r.Context()) // a RoundTripper leaves its request as it is
 		r.Header.Set(GrantHeader, g.String())
 	}
 	return base(t.Base).RoundTrip(r)
+}
+
+// redirected says whether a request goes to another host than the one that was meant: a credential does not follow.
+func redirected(r *http.Request) bool {
+	first := r
+	for first.Response != nil && first.Response.Request != nil {
+		first = first.Response.Request
+	}
+	return first.URL.Host != r.URL.Host
 }
 
 func base(b http.RoundTripper) http.RoundTripper {
@@ -71,6 +81,9 @@ func RequireGrant(g GrantGuard) (func(http.Handler) http.Handler, error) {
 	}
 	if g.Prefix == "" {
 		g.Prefix = "coordgrant"
+	}
+	if strings.ContainsFunc(g.Prefix, func(c rune) bool { return c > '~' || !keyname.Plain(byte(c)) }) {
+		return nil, invalid(fmt.Errorf("GrantGuard.Prefix takes letters, digits and -_. and not %q", g.Prefix))
 	}
 	p := problems{base: defaultProblems, write: WriteProblem, described: g.DescribedBy}
 	if g.ProblemBase != "" {
@@ -125,7 +138,7 @@ func (g *guard) admit(r *http.Request) (coordinator.Grant, *Problem) {
 	if err != nil || resource == "" {
 		return grant, &Problem{Kind: KindTenantUnknown, Err: err}
 	}
-	name := g.namer.Names("", "", resource).Guard()
+	name := g.namer.Names("", "", resource).Guard() + ":g" // no name of a coordinator's, whose prefix may be the same
 	mark, err := g.script.Run(r.Context(), g.Redis, []string{name}, fmt.Sprintf("%016d%s", grant.Token, grant.Owner), g.Remember.Milliseconds()).Text()
 	switch {
 	case errors.Is(err, redis.Nil):

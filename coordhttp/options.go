@@ -130,6 +130,9 @@ func Methods(names ...string) Option {
 			if name == "" || strings.ToUpper(name) != name {
 				return fmt.Errorf("a method is written in capitals, not %q", name)
 			}
+			if name == http.MethodHead {
+				return errors.New("Methods does not take HEAD, whose answers have nothing to keep")
+			}
 			s.methods[name] = true
 		}
 		return nil
@@ -168,7 +171,8 @@ func AnyAge() Option {
 	return func(s *settings) error { s.anyAge = true; return nil }
 }
 
-// FingerprintHeaders adds headers to what makes a request the same as an earlier one, beside method, path, query and body.
+// FingerprintHeaders adds headers to what makes a request the same as an earlier one, beside method, path, query and body. "Host" is
+// what the client has called the service.
 func FingerprintHeaders(names ...string) Option {
 	return func(s *settings) error {
 		for _, name := range names {
@@ -249,7 +253,8 @@ func PassWhenUnavailable() Option {
 	return func(s *settings) error { s.open = true; return nil }
 }
 
-// DetachHandler lets the handler go on when its client has gone: its context ends with the lease only.
+// DetachHandler lets the handler go on when its client has gone: its context ends with the lease only, and writes to a client that is
+// not there succeed. Without it, a handler that stops amid its work and answers with an error is run again by the retry.
 func DetachHandler() Option {
 	return func(s *settings) error { s.detach = true; return nil }
 }

@@ -25,6 +25,7 @@ type recorder struct {
 	header http.Header // the handler's own
 	most   int         // bytes of body that are held back
 	hold   bool        // a flush sends nothing
+	deaf   bool        // the handler does not hear that its client has gone
 
 	mu        sync.Mutex
 	status    int         // 0 until the handler says it
@@ -33,10 +34,11 @@ type recorder struct {
 	streaming bool
 	hijacked  bool
 	over      bool
+	gone      bool // the client
 }
 
-func newRecorder(w http.ResponseWriter, most int, hold bool) *recorder {
-	return &recorder{w: w, before: w.Header(), header: cloneHeader(w.Header()), most: most, hold: hold}
+func newRecorder(w http.ResponseWriter, most int, hold, deaf bool) *recorder {
+	return &recorder{w: w, before: w.Header(), header: cloneHeader(w.Header()), most: most, hold: hold, deaf: deaf}
 }
 
 func cloneHeader(h http.Header) http.Header {
@@ -103,9 +105,22 @@ func (r *recorder) Write(p []byte) (int, error) {
 		r.stream()
 	}
 	if r.streaming {
-		return r.w.Write(p)
+		return r.pass(p)
 	}
 	return r.body.Write(p)
+}
+
+// pass writes to the client. A detached handler, which is to finish without it, writes into the void where it has gone.
+func (r *recorder) pass(p []byte) (int, error) {
+	if r.gone {
+		return len(p), nil
+	}
+	n, err := r.w.Write(p)
+	if err != nil && r.deaf {
+		r.gone = true
+		return len(p), nil
+	}
+	return n, err
 }
 
 func (r *recorder) writable() error {
@@ -120,14 +135,8 @@ func (r *recorder) writable() error {
 	return nil
 }
 
-// ReadFrom takes a whole body; from the time on that it streams, in the way that the server knows best.
-func (r *recorder) ReadFrom(src io.Reader) (n int64, err error) {
-	r.mu.Lock()
-	streaming, over := r.streaming, r.over
-	r.mu.Unlock()
-	if direct, can := r.w.(io.ReaderFrom); can && streaming && !over {
-		return direct.ReadFrom(src)
-	}
+// ReadFrom takes a whole body, piece by piece, so that a goroutine that outlives the handler is stopped.
+func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{r}, src)
 }
 
@@ -139,7 +148,7 @@ func (r *recorder) stream() {
 	set(r.w.Header(), r.committed)
 	r.w.WriteHeader(r.status)
 	if r.body.Len() > 0 {
-		_, _ = r.w.Write(r.body.Bytes()) // where the client is gone, the next write says so
+		_, _ = r.pass(r.body.Bytes()) // where the client is gone, the next write says so
 	}
 	r.body = bytes.Buffer{}
 }
@@ -160,7 +169,10 @@ func (r *recorder) FlushError() error {
 	if !r.streaming {
 		r.stream()
 	}
-	return http.NewResponseController(r.w).Flush()
+	if err := http.NewResponseController(r.w).Flush(); err != nil && !r.deaf {
+		return err
+	}
+	return nil
 }
 
 // Hijack hands the connection over.
@@ -169,6 +181,9 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	defer r.mu.Unlock()
 	if r.over {
 		return nil, nil, errOver
+	}
+	if r.status != 0 && !r.streaming {
+		r.stream() // as net/http, which sends the header that was written
 	}
 	conn, rw, err := http.NewResponseController(r.w).Hijack()
 	if err == nil {
@@ -191,6 +206,7 @@ func (r *recorder) CloseNotify() <-chan bool {
 func (r *recorder) finish() *answer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	silent := r.status == 0 && !r.hijacked
 	if r.over = true; r.status == 0 {
 		r.commit(http.StatusOK)
 	}
@@ -202,7 +218,14 @@ func (r *recorder) finish() *answer {
 		maps.Copy(r.w.Header(), trailers)
 		return &answer{status: r.status, unkept: true, streamed: true}
 	}
-	a := &answer{status: r.status, header: kept(r.committed, r.before), body: r.body.Bytes()}
+	a := &answer{status: r.status, body: r.body.Bytes(), silent: silent}
+	if said := r.committed.Get("Content-Length"); said != "" && bodyAllowed(r.status) && said != strconv.Itoa(len(a.body)) {
+		a.cutOff = true
+	}
+	if _, typed := r.committed["Content-Type"]; !typed && len(a.body) > 0 && r.committed.Get("Content-Encoding") == "" {
+		r.committed.Set("Content-Type", http.DetectContentType(a.body)) // as net/http, which would look at the replay anew
+	}
+	a.header = kept(r.committed, r.before)
 	if trailers != nil {
 		a.trailer = http.Header{}
 		for name, values := range kept(trailers, nil) {

@@ -3,10 +3,13 @@ package coordhttp
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -52,6 +55,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return base(t.Base).RoundTrip(r)
 	}
 	out := r.Clone(r.Context()) // a RoundTripper leaves its request as it is
+	out.Trailer = r.Trailer     // but for these, which the caller sets while the body is read
 	if err := t.setKey(out); err != nil {
 		closeBody(r)
 		return nil, err
@@ -107,8 +111,10 @@ func closeBody(r *http.Request) {
 // setKey gives the request its key, unless the caller has set the header himself.
 func (t *Transport) setKey(out *http.Request) error {
 	name := or(t.Header, "Idempotency-Key")
-	if len(out.Header.Values(name)) > 0 {
-		return nil
+	for there := range out.Header {
+		if strings.EqualFold(there, name) {
+			return nil
+		}
 	}
 	key, given := out.Context().Value(contextKey{}).(string)
 	if !given {
@@ -146,10 +152,12 @@ func (t *Transport) newKey() (string, error) {
 func (t *Transport) bodyOf(out *http.Request) (again func() (*http.Request, error), err error) {
 	switch {
 	case out.Body == nil || out.Body == http.NoBody:
-		return func() (*http.Request, error) { return out, nil }, nil
+		return func() (*http.Request, error) { return out.Clone(out.Context()), nil }, nil
+	case out.Trailer != nil:
+		return nil, nil // they are known at the end of this very body
 	case out.GetBody == nil:
 		body, most := out.Body, or(t.MaxBody, 1<<20)
-		held, err := io.ReadAll(io.LimitReader(body, most+1))
+		held, err := readUnder(out.Context(), body, most+1)
 		if err != nil {
 			return nil, fmt.Errorf("coordhttp: cannot read the request's body: %w", err)
 		}
@@ -176,11 +184,32 @@ func (t *Transport) bodyOf(out *http.Request) (again func() (*http.Request, erro
 	}, nil
 }
 
+// readUnder reads at most so many bytes, until ctx ends.
+func readUnder(ctx context.Context, body io.ReadCloser, most int64) ([]byte, error) {
+	defer context.AfterFunc(ctx, func() { _ = body.Close() })() // which ends a read that waits
+	type read struct {
+		held []byte
+		err  error
+	}
+	done := make(chan read, 1)
+	go func() {
+		held, err := io.ReadAll(io.LimitReader(body, most))
+		done <- read{held, err}
+	}()
+	select {
+	case r := <-done:
+		return r.held, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
 // verdict says whether to try again, and when.
 func (t *Transport) verdict(response *http.Response, err error, pauses *backoff.ExponentialBackOff) (time.Duration, bool) {
 	pause := pauses.NextBackOff()
 	if err != nil {
-		return pause, true
+		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+		return pause, !untrusted && !strings.Contains(err.Error(), "unsupported protocol scheme") // which stay as they are
 	}
 	after, told := retryAfter(response.Header.Get("Retry-After"))
 	switch status := response.StatusCode; {
@@ -204,8 +233,8 @@ func replayed(h http.Header) bool {
 
 // retryAfter reads the header: seconds, or a date.
 func retryAfter(value string) (time.Duration, bool) {
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second, true
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(seconds) * time.Second, true // out of range it is the greatest, 68 years
 	}
 	if at, err := http.ParseTime(value); err == nil {
 		return max(time.Until(at), 0), true
@@ -219,10 +248,9 @@ func outlasts(ctx context.Context, pause time.Duration) bool {
 	return !has || time.Until(end) > pause
 }
 
-// discard frees a response's connection for the next try.
+// discard ends a response. It does not read the rest, which may be long in coming: the next try takes another connection.
 func discard(response *http.Response) {
 	if response != nil {
-		_, _ = io.CopyN(io.Discard, response.Body, 64<<10)
 		_ = response.Body.Close()
 	}
 }

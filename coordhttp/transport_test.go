@@ -79,6 +79,7 @@ func TestTransportRetries(t *testing.T) {
 		"a replay of 503":            {[]any{[]string{"503", "Idempotency-Replayed", "true"}, 201}, 1, 503},
 		"not implemented":            {[]any{501, 201}, 1, 501},
 		"not for an hour":            {[]any{[]string{"503", "Retry-After", "3600"}, 201}, 1, 503},
+		"not for ever":               {[]any{[]string{"409", "Retry-After", "99999999999999999999"}, 201}, 1, 409},
 		"a Retry-After that is none": {[]any{[]string{"503", "Retry-After", "soon"}, 201}, 2, 201},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -158,6 +159,9 @@ func TestTransportKeys(t *testing.T) {
 	}
 	if got, err := send(&Transport{}, s, WithKey(t.Context(), "a"), "POST", http.Header{"Idempotency-Key": {"own"}}); err != nil || got != "own" {
 		t.Errorf("the caller's own: %q, %v", got, err)
+	}
+	if got, err := send(&Transport{}, s, t.Context(), "POST", http.Header{"idempotency-key": {"own"}}); err != nil || got != "" {
+		t.Errorf("the caller's own, in small letters: %q, %v", got, err)
 	}
 	if got, err := send(&Transport{NewKey: func() (string, error) { return "made", nil }}, s, t.Context(), "PATCH", http.Header{}); err != nil || got != `"made"` {
 		t.Errorf("made: %q, %v", got, err)
