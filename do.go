@@ -46,6 +46,12 @@ func Final(err error) error {
 	return &finalError{err}
 }
 
+// IsFinal reports whether err is, or wraps, an error of [Final]: for packages that run handlers as [Do] does.
+func IsFinal(err error) bool {
+	_, final := errors.AsType[*finalError](err)
+	return final
+}
+
 type finalError struct{ err error }
 
 func (e *finalError) Error() string { return e.err.Error() }

@@ -99,8 +99,16 @@ func (l *Lease) Grant() Grant { return l.grant }
 // Attempt returns 1 for the first run of the operation, more after a release or a takeover.
 func (l *Lease) Attempt() int { return l.attempt }
 
-// Checkpoint returns what an earlier attempt last saved, the caller's own copy; nil when there is none.
-func (l *Lease) Checkpoint() []byte { return bytes.Clone(l.checkpoint) }
+// Fingerprint returns what the key is bound to, the caller's own copy; nil when the claim gave none.
+func (l *Lease) Fingerprint() []byte { return bytes.Clone(l.fingerprint) }
+
+// Checkpoint returns what was saved last, by an earlier attempt or with this lease, the caller's own copy; nil when
+// there is none.
+func (l *Lease) Checkpoint() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(l.checkpoint)
+}
 
 // Context has the values of the claim's context, but not its cancellation, and carries the grant. It ends
 // with the cause ErrLeaseLost before the lease's end can let anyone else in (P6), with ErrClosed on Close,
@@ -243,6 +251,9 @@ func (l *Lease) SaveCheckpoint(ctx context.Context, data []byte) (err error) {
 	case k.Err != nil:
 		return k.Err
 	case k.Reply.Code == protocol.OK:
+		l.mu.Lock()
+		l.checkpoint = bytes.Clone(data)
+		l.mu.Unlock()
 		return nil
 	case k.Reply.Code == protocol.Stale && k.Reply.Rec.State == protocol.StateInProgress && k.Reply.Rec.Owner == l.grant.Owner:
 		// Still ours: a process that resumed the grant has saved a later one.
@@ -369,11 +380,17 @@ func (l *Lease) Release(ctx context.Context) (err error) {
 	}
 	ctx, end := l.c.begin(ctx, "release", l.key)
 	defer func() { end(outcomeOf(err), err) }()
+	ended := ctx.Err() != nil
 	// The work is over whatever becomes of the release: were the lease renewed on, a lost release would block
 	// the key until its maximum lifetime.
 	l.finish(nil)
-	if ctx.Err() != nil && l.c.tidy(ctx, func(ctx context.Context) { _ = l.release(ctx) }) {
+	if ended && l.c.tidy(ctx, func(ctx context.Context) { _ = l.release(ctx) }) {
 		return &UnknownError{Key: l.key, Owner: l.grant.Owner, Err: fmt.Errorf("the release goes on in the background: %w", context.Cause(ctx))}
+	}
+	if g, _ := GrantFrom(ctx); g == l.grant { // the work's own context, which we have just ended
+		var done func()
+		ctx, done = outliving(ctx, tidyTime)
+		defer done()
 	}
 	return l.release(ctx)
 }

@@ -366,6 +366,25 @@ func TestReleaseUnderADeadContextStillReleases(t *testing.T) {
 }
 
 // One goroutine renews any number of leases, and it ends with the last of them.
+// The work's own context ends with the lease; a release under it goes through all the same.
+func TestReleaseUnderTheWorksOwnContext(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		c := open(t, rdb)
+		for range 20 {
+			key := newKey(t)
+			_, _, err := Do(t.Context(), c, key, func(ctx context.Context, lease *Lease) (int, error) {
+				return 0, errors.Join(lease.Release(ctx), errors.New("not today"))
+			})
+			if err == nil || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrUnknown) {
+				t.Fatalf("the release: %v", err)
+			}
+			if there, err := c.Inspect(t.Context(), key); there.LeaseRemaining > 0 || err != nil {
+				t.Fatalf("%+v, %v", there, err)
+			}
+		}
+	})
+}
+
 func TestManyLeasesShareOneGoroutineAndPipelines(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *miniredis.Miniredis, rdb *redis.Client) {
 		pipelines := &pipelineSizes{}

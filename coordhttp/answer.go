@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/onceward/coordinator"
+	"github.com/onceward/coordinator/internal/sealed"
 )
 
 // answer is what a handler said, as it is stored and replayed.
@@ -23,8 +24,7 @@ type answer struct {
 	cutOff   bool // it is not as long as the handler has said
 }
 
-// The stored form: a flag, the status, header and trailer as numbers of names, each with its values, and the body. Numbers are
-// varints, and texts have their length in front.
+// The stored form: a flag, the status, header and trailer, and the body. How numbers and fields are written, internal/sealed has.
 const (
 	flagKept   = 'k'
 	flagUnkept = 'u'
@@ -38,21 +38,9 @@ func (a *answer) encode() []byte {
 	}
 	b := make([]byte, 0, 256+len(a.body))
 	b = binary.AppendUvarint(append(b, flagKept), uint64(a.status))
-	b = appendFields(b, a.header)
-	b = appendFields(b, a.trailer)
+	b = sealed.AppendFields(b, a.header)
+	b = sealed.AppendFields(b, a.trailer)
 	return append(b, a.body...)
-}
-
-func appendFields(b []byte, h http.Header) []byte {
-	b = binary.AppendUvarint(b, uint64(len(h)))
-	for _, name := range sortedNames(h) { // the same answer has the same bytes
-		b = appendText(b, name)
-		b = binary.AppendUvarint(b, uint64(len(h[name])))
-		for _, value := range h[name] {
-			b = appendText(b, value)
-		}
-	}
-	return b
 }
 
 func sortedNames(h http.Header) []string {
@@ -64,64 +52,17 @@ func sortedNames(h http.Header) []string {
 	return names
 }
 
-func appendText(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
-// reader takes a stored answer apart; after an error everything is zero.
-type reader struct {
-	rest []byte
-	bad  bool
-}
-
-func (r *reader) number(most uint64) int {
-	n, size := binary.Uvarint(r.rest)
-	if size <= 0 || n > most {
-		r.rest, r.bad = nil, true
-		return 0
-	}
-	r.rest = r.rest[size:]
-	return int(n)
-}
-
-func (r *reader) text() string {
-	n := r.number(uint64(len(r.rest)))
-	if n > len(r.rest) {
-		r.rest, r.bad = nil, true
-		return ""
-	}
-	s := string(r.rest[:n])
-	r.rest = r.rest[n:]
-	return s
-}
-
-func (r *reader) fields() http.Header {
-	h := http.Header{}
-	for range r.number(uint64(len(r.rest))) {
-		name := r.text()
-		values := make([]string, 0, 1)
-		for range r.number(uint64(len(r.rest))) {
-			values = append(values, r.text())
-		}
-		if r.bad {
-			return nil
-		}
-		h[name] = values
-	}
-	return h
-}
-
 func decodeAnswer(stored []byte) (*answer, error) {
 	if len(stored) == 0 || stored[0] != flagKept && stored[0] != flagUnkept {
 		return nil, errAnswer
 	}
-	r := reader{rest: stored[1:]}
-	a := &answer{unkept: stored[0] == flagUnkept, status: r.number(999)}
+	r := sealed.Reader{Rest: stored[1:]}
+	a := &answer{unkept: stored[0] == flagUnkept, status: r.Number(999)}
 	if !a.unkept {
-		a.header, a.trailer = r.fields(), r.fields()
-		a.body = r.rest
+		a.header, a.trailer = r.Fields(), r.Fields()
+		a.body = r.Rest
 	}
-	if r.bad || a.status < 101 || a.unkept && len(r.rest) > 0 {
+	if r.Bad || a.status < 101 || a.unkept && len(r.Rest) > 0 {
 		return nil, errAnswer
 	}
 	return a, nil
@@ -172,10 +113,4 @@ func representation(name string) bool {
 }
 
 // bindingOf is what an encrypted answer is bound to: the key that it is the answer for.
-func bindingOf(key coordinator.Key) []byte {
-	b := make([]byte, 0, 16+len(key.Scope)+len(key.ID)+len(key.Resource))
-	for _, s := range []string{key.Scope, key.ID, key.Resource} {
-		b = appendText(b, s)
-	}
-	return b
-}
+func bindingOf(key coordinator.Key) []byte { return sealed.Bound(key.Scope, key.ID, key.Resource) }

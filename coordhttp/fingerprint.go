@@ -12,12 +12,14 @@ import (
 	"strings"
 
 	"github.com/gowebpki/jcs"
+
+	"github.com/onceward/coordinator/internal/sealed"
 )
 
 // fingerprint tells requests apart that came with one key: what was asked for, whoever asks and whenever.
 func (m *middleware) fingerprint(r *http.Request, body []byte) []byte {
 	head := make([]byte, 0, 128)
-	head = appendText(appendText(appendText(head, r.Method), r.URL.EscapedPath()), r.URL.RawQuery)
+	head = sealed.AppendText(sealed.AppendText(sealed.AppendText(head, r.Method), r.URL.EscapedPath()), r.URL.RawQuery)
 	for _, name := range m.headers {
 		values := r.Header.Values(name)
 		if name == "Host" {
@@ -25,7 +27,7 @@ func (m *middleware) fingerprint(r *http.Request, body []byte) []byte {
 		}
 		head = binary.AppendUvarint(head, uint64(len(values)))
 		for _, value := range values {
-			head = appendText(head, value)
+			head = sealed.AppendText(head, value)
 		}
 	}
 	if m.canonical && isJSON(r.Header) {

@@ -2,15 +2,13 @@ package coordhttp
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator"
-	"github.com/onceward/coordinator/internal/keyname"
+	"github.com/onceward/coordinator/internal/highest"
 )
 
 // GrantHeader carries a grant from a service that holds a lease to one that it calls: "<token>.<owner>". It is a credential.
@@ -70,20 +68,12 @@ type GrantGuard struct {
 // context carries the grant. A request that was let in is not stopped by a higher grant that comes while it runs: what the
 // handler writes is best fenced where it is written. (P3)
 func RequireGrant(g GrantGuard) (func(http.Handler) http.Handler, error) {
-	if g.Redis == nil || g.Resource == nil {
+	if g.Resource == nil {
 		return nil, invalid(errors.New("GrantGuard needs Redis and Resource"))
 	}
-	if g.Remember < 0 || g.Remember > 0 && g.Remember < time.Minute {
-		return nil, invalid(fmt.Errorf("GrantGuard.Remember is longer than any lease may live, a minute at least, not %v", g.Remember))
-	}
-	if g.Remember == 0 {
-		g.Remember = 7 * 24 * time.Hour
-	}
-	if g.Prefix == "" {
-		g.Prefix = "coordgrant"
-	}
-	if strings.ContainsFunc(g.Prefix, func(c rune) bool { return c > '~' || !keyname.Plain(byte(c)) }) {
-		return nil, invalid(fmt.Errorf("GrantGuard.Prefix takes letters, digits and -_. and not %q", g.Prefix))
+	marks, err := highest.New(g.Redis, g.Prefix, g.Remember)
+	if err != nil {
+		return nil, invalid(err)
 	}
 	p := problems{base: defaultProblems, write: WriteProblem, described: g.DescribedBy}
 	if g.ProblemBase != "" {
@@ -92,7 +82,7 @@ func RequireGrant(g GrantGuard) (func(http.Handler) http.Handler, error) {
 	if g.Problems != nil {
 		p.write = g.Problems
 	}
-	guard := &guard{GrantGuard: g, problems: p, namer: keyname.Namer{Prefix: g.Prefix}, script: redis.NewScript(raise)}
+	guard := &guard{GrantGuard: g, problems: p, marks: marks}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			grant, refused := guard.admit(r)
@@ -108,21 +98,8 @@ func RequireGrant(g GrantGuard) (func(http.Handler) http.Handler, error) {
 type guard struct {
 	GrantGuard
 	problems
-	namer  keyname.Namer
-	script *redis.Script
+	marks *highest.Marks
 }
-
-// raise keeps the highest grant, as 16 digits of its token and its owner; numbers of one length compare as text.
-//
-// KEYS[1] the mark, ARGV[1] the grant, ARGV[2] how long to remember it, ms. It returns nothing, or the mark that stands above.
-const raise = `
-local mark = redis.call('GET', KEYS[1])
-if mark and #mark ~= 48 then return redis.error_reply('not a mark of grants: ' .. KEYS[1]) end
-local token = string.sub(ARGV[1], 1, 16)
-if mark and (string.sub(mark, 1, 16) > token or string.sub(mark, 1, 16) == token and mark ~= ARGV[1]) then return mark end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return false
-`
 
 func (g *guard) admit(r *http.Request) (coordinator.Grant, *Problem) {
 	var grant coordinator.Grant
@@ -138,13 +115,12 @@ func (g *guard) admit(r *http.Request) (coordinator.Grant, *Problem) {
 	if err != nil || resource == "" {
 		return grant, &Problem{Kind: KindTenantUnknown, Err: err}
 	}
-	name := g.namer.Names("", "", resource).Guard() + ":g" // no name of a coordinator's, whose prefix may be the same
-	mark, err := g.script.Run(r.Context(), g.Redis, []string{name}, fmt.Sprintf("%016d%s", grant.Token, grant.Owner), g.Remember.Milliseconds()).Text()
-	switch {
-	case errors.Is(err, redis.Nil):
+	switch err := g.marks.Admit(r.Context(), resource, int64(grant.Token), grant.Owner); {
+	case err == nil:
 		return grant, nil
-	case err != nil:
+	case errors.Is(err, highest.ErrStale):
+		return grant, &Problem{Kind: KindGrantStale, Detail: "Somebody else has taken over since: stop this work.", Err: err}
+	default:
 		return grant, &Problem{Kind: KindUnavailable, Err: err, RetryAfter: retrySoon, Detail: "Send the request again."}
 	}
-	return grant, &Problem{Kind: KindGrantStale, Detail: "Somebody else has taken over since: stop this work.", Err: fmt.Errorf("token %d against %.16s", grant.Token, mark)}
 }

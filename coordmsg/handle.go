@@ -1,0 +1,159 @@
+package coordmsg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/onceward/coordinator"
+)
+
+// Handler does a message's work. Its context ends with the consumer's and with the lease, and carries the grant; what it writes behind
+// a fence takes lease.Grant. An error means that the message has not taken effect and is to be tried again; one of
+// coordinator.Final that it never will be. It may finish the lease itself, with lease.Complete and a result for the verdicts of
+// duplicates, and then return nil.
+type Handler func(ctx context.Context, lease *coordinator.Lease) error
+
+// Handle runs fn for a message unless it has been done, is being done or is given up, and says what to do with the message. When
+// Redis cannot take the outcome it tries until the lease ends, or ctx, rather than have the work done again. A panic of fn counts as an
+// attempt, frees the key, and goes on.
+func Handle(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, fn Handler, opts ...Option) Verdict {
+	s, err := newSettings(opts)
+	if err != nil {
+		return s.misused(err)
+	}
+	if fn == nil {
+		return s.misused(fmt.Errorf("%w: Handle needs a handler", coordinator.ErrInvalid))
+	}
+	lease, err := c.Claim(ctx, key, s.claim...)
+	if err != nil {
+		return s.refused(ctx, c, key, err)
+	}
+	return s.run(ctx, lease, fn)
+}
+
+// tidyTime bounds what is done in Redis for a consumer whose own context is over.
+const tidyTime = time.Second
+
+// refused is the verdict on a message that could not be claimed. What may have been claimed all the same is given back.
+func (s *settings) refused(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, err error) Verdict {
+	var unknown *coordinator.UnknownError
+	if errors.As(err, &unknown) && unknown.Owner != "" {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+		defer cancel()
+		_ = c.GiveBack(ctx, key, unknown.Owner) // else it lapses by itself
+	}
+	return s.verdictOf(err)
+}
+
+// run works under the lease.
+func (s *settings) run(ctx context.Context, lease *coordinator.Lease, fn Handler) Verdict {
+	if lease.Attempt() > s.most { // the last has crashed
+		return s.park(ctx, lease, Poisoned, fmt.Errorf("attempt %d ended without an outcome", lease.Attempt()-1))
+	}
+	returned := false
+	defer func() {
+		if !returned { // a panic, or runtime.Goexit
+			s.release(ctx, lease)
+		}
+	}()
+	working, cancel := context.WithCancelCause(coordinator.ContextWithGrant(ctx, lease.Grant()))
+	defer cancel(context.Canceled)
+	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
+	err := fn(working, lease)
+	returned = true
+	switch {
+	case err == nil:
+		return s.complete(ctx, lease)
+	case coordinator.IsFinal(err):
+		return s.park(ctx, lease, Final, err)
+	case lease.Attempt() >= s.most && ctx.Err() == nil: // a shutdown is not the message's fault
+		return s.park(ctx, lease, Poisoned, err)
+	}
+	return s.again(ctx, lease, err)
+}
+
+// complete stores that the message has taken effect.
+func (s *settings) complete(ctx context.Context, lease *coordinator.Lease) Verdict {
+	v := Verdict{Action: Ack, Reason: Done, Attempt: lease.Attempt()}
+	err := s.store(ctx, lease, func(ctx context.Context) error { return lease.Complete(ctx, nil) })
+	switch result, finished := coordinator.ResultOf(err); {
+	case err == nil:
+		return v
+	case errors.Is(err, coordinator.ErrNotReplicated): // it stands, and that is all that an acknowledgement says
+		v.Err = err
+		return v
+	case finished: // by the handler, with a result; or by another attempt, which is as good
+		v = replayed(result, err)
+		v.Replayed = result.Token != lease.Token()
+		if v.Attempt == 0 && !v.Replayed {
+			v.Attempt = lease.Attempt()
+		}
+		return v
+	}
+	return s.unstored(lease, err)
+}
+
+// again has a message that has not taken effect delivered again.
+func (s *settings) again(ctx context.Context, lease *coordinator.Lease, failure error) Verdict {
+	v := Verdict{Action: Retry, Reason: Failed, After: s.after(lease.Attempt()), Attempt: lease.Attempt(), Checkpoint: lease.Checkpoint(), Err: failure}
+	switch cause := context.Cause(lease.Context()); {
+	case errors.Is(cause, coordinator.ErrLeaseLost), errors.Is(cause, coordinator.ErrClosed), errors.Is(failure, coordinator.ErrStaleToken):
+		v.Reason = Lost
+	}
+	s.release(ctx, lease)
+	return v
+}
+
+// unstored is the verdict where an outcome could not be stored; err says why.
+func (s *settings) unstored(lease *coordinator.Lease, err error) Verdict {
+	v := s.verdictOf(err)
+	if v.Attempt == 0 {
+		v.Attempt = lease.Attempt()
+	}
+	return v
+}
+
+// store puts an outcome into Redis. While that fails and the lease stands it tries again: the work is done, and to do it
+// again would be the only other way.
+func (s *settings) store(ctx context.Context, lease *coordinator.Lease, put func(context.Context) error) error {
+	ctx, cancel := outliving(ctx, tidyTime)
+	defer cancel()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := put(ctx)
+		if !errors.Is(err, coordinator.ErrUnavailable) && !errors.Is(err, coordinator.ErrUnknown) {
+			return err
+		}
+		pause.Reset(wait)
+		select {
+		case <-pause.C:
+		case <-lease.Context().Done():
+			return err
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// release gives the key up, within a moment, so that the next delivery need not wait for the lease's end.
+func (s *settings) release(ctx context.Context, lease *coordinator.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	defer cancel()
+	_ = lease.Release(ctx) // what cannot be released lapses by itself
+}
+
+// outliving returns a context with ctx's values that ends d after ctx does.
+func outliving(ctx context.Context, d time.Duration) (context.Context, func()) {
+	longer, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(d, func() { cancel(context.Cause(ctx)) })
+		context.AfterFunc(longer, func() { timer.Stop() })
+	})
+	return longer, func() {
+		stop()
+		cancel(context.Canceled)
+	}
+}
