@@ -89,10 +89,10 @@ var httpMutants = []mutant{
 	},
 	{
 		"an equal token of another owner", "P3", "two holders of one token, after a failover, both write",
-		in("coordhttp/grants.go", " or string.sub(mark, 1, 16) == token and mark ~= ARGV[1]", ""), webOnFake("TestRequireGrant"),
+		in("internal/highest/highest.go", " or string.sub(mark, 1, 16) == token and mark ~= ARGV[1]", ""), webOnFake("TestRequireGrant"),
 	},
 	{
 		"the highest grant is not kept", "P3", "a lower token is let in after a higher one",
-		in("coordhttp/grants.go", "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])", ""), webOnFake("TestRequireGrant"),
+		in("internal/highest/highest.go", "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])", ""), webOnFake("TestRequireGrant"),
 	},
 }
