@@ -1,5 +1,5 @@
-// Command chaos breaks a Redis Cluster in every way it knows while processes of callers fight for keys on it, and
-// checks the promises against what they saw:
+// Command chaos breaks a Redis Cluster in every way it knows, and a PostgreSQL, while processes of callers fight for keys
+// and write to both, and checks the promises against what they saw:
 //
 //	go run ./chaos                       every group of faults, about a minute under faults
 //	go run ./chaos --group failover      one group

@@ -12,6 +12,7 @@ import (
 // actor is one caller: it does one thing at a time.
 type actor struct {
 	coord   *coordinator.Coordinator
+	table   *Table
 	rec     *Recorder
 	plan    *Plan
 	random  *rand.Rand

@@ -28,8 +28,9 @@ type Config struct {
 	Seat     int               `json:"seat"`    // and that one's seat; a process that takes another's place takes its seats
 	Callers  int               `json:"callers"` // how many
 	Plan     *Plan             `json:"plan"`
-	File     string            `json:"file"`    // of its history
-	Network  map[string]string `json:"network"` // for the address of every node the one to dial instead
+	File     string            `json:"file"`     // of its history
+	Network  map[string]string `json:"network"`  // for the address of every node the one to dial instead
+	Postgres string            `json:"postgres"` // connection string of the server that has the table
 	Prefix   string            `json:"prefix"`
 	Shortest time.Duration     `json:"shortest"` // lease
 	Longest  time.Duration     `json:"longest"`  // lease
@@ -38,7 +39,7 @@ type Config struct {
 	Cache    time.Duration     `json:"cache"`   // of WithReplayCache, 0 for none
 }
 
-// ClientName is what the servers know the callers' connections by.
+// ClientName is what the servers, PostgreSQL too, know the callers' connections by.
 const ClientName = "chaos-caller"
 
 // MaxLifetime ends the leases of processes that were stopped and go on.
@@ -108,13 +109,17 @@ func Run(config Config, done <-chan struct{}, ready func()) (_ *Report, err erro
 	if err != nil {
 		return nil, err
 	}
+	table, err := OpenTable(config.Postgres, config.Callers, open)
+	if err != nil {
+		return nil, err
+	}
 	ended := make(chan struct{})
 	var watcher, callers sync.WaitGroup
 	watcher.Go(func() { rec.stalls.watch(ended) })
 	for i := range config.Callers {
 		number := config.First + i
 		a := &actor{
-			coord: coord, rec: rec, plan: config.Plan, number: number, seat: config.Seat + i, done: done,
+			coord: coord, table: table, rec: rec, plan: config.Plan, number: number, seat: config.Seat + i, done: done,
 			random: rand.New(rand.NewPCG(uint64(config.Plan.Seed), streamCallers+uint64(number))),
 			lease:  [2]time.Duration{config.Shortest, config.Longest}, visited: map[int]int{},
 		}
@@ -128,6 +133,7 @@ func Run(config Config, done <-chan struct{}, ready func()) (_ *Report, err erro
 	if err := rdb.Close(); err != nil {
 		return nil, err
 	}
+	table.Close()
 	close(ended)
 	watcher.Wait()
 	report := settled(before, open)

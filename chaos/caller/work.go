@@ -45,12 +45,12 @@ func (w *work) run() {
 	switch roll := w.random.IntN(100); {
 	case w.manual && roll < 30: // paused past the lease, and writing as if nothing had happened
 		w.rest(w.length + w.between(0, w.length/2))
-		w.write()
+		w.writeBoth()
 		w.finish()
 	case w.manual && roll < 60: // left to lapse
 	case !w.manual && roll < 15: // renewed in the background
 		w.rest(w.length + w.between(0, w.length/2))
-		w.write()
+		w.writeBoth()
 		w.finish()
 	case roll < 80:
 		w.finish()
@@ -83,7 +83,7 @@ func (a *actor) late(w *work) {
 	w.held.seen()
 	switch roll := a.random.IntN(100); {
 	case roll < 50:
-		w.write()
+		w.writeBoth()
 	case roll < 75:
 		w.finish()
 	case roll < 85:
@@ -101,15 +101,37 @@ func (w *work) event(op history.Op) history.Event {
 	return e
 }
 
+// write adds a line to one of the two sinks.
 func (w *work) write() {
-	text := w.rec.text("w")
+	if w.chance(50) {
+		w.insert()
+	} else {
+		w.push()
+	}
+}
+
+func (w *work) writeBoth() {
+	w.insert()
+	w.push()
+}
+
+func (w *work) push() {
 	e := w.event(history.Write)
-	e.Data = judge.SinkLine(e.Token, e.Owner, text)
+	e.Data = judge.SinkLine(e.Token, e.Owner, w.rec.text("w"))
 	ctx, cancel := w.bounded(context.Background())
 	defer cancel()
 	fence := w.coord.Fence(w.key)
 	step := w.rec.Begin(e)
 	step.End(fence.Do(ctx, w.lease.Grant(), "RPUSH", w.domain.Sink(), e.Data).Err())
+}
+
+func (w *work) insert() {
+	e := w.event(history.Insert)
+	e.Data = judge.SinkLine(e.Token, e.Owner, w.rec.text("w"))
+	ctx, cancel := w.bounded(context.Background())
+	defer cancel()
+	step := w.rec.Begin(e)
+	step.End(w.table.insert(ctx, e.Domain, w.lease.Grant(), e.Data))
 }
 
 func (w *work) save() {

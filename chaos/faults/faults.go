@@ -1,4 +1,4 @@
-// Package faults breaks a cluster of real servers, the network before it and the processes which use it, while a
+// Package faults breaks a cluster of real servers, the network before it, the processes which use it and their PostgreSQL, while a
 // chaos run goes on, and says what it did.
 //
 // A run starts like this:
@@ -42,6 +42,7 @@ import (
 	"time"
 
 	"github.com/onceward/coordinator/chaos/history"
+	"github.com/onceward/coordinator/internal/pgtest"
 	"github.com/onceward/coordinator/internal/redistest"
 )
 
@@ -57,7 +58,7 @@ type Fault interface {
 	Inject(ctx context.Context, t *Target) ([]history.Fault, error)
 }
 
-// ErrUnsupported is returned by faults which need what the target does not have: a clock, or processes.
+// ErrUnsupported is returned by faults which need what the target does not have: a clock, processes, or PostgreSQL.
 var ErrUnsupported = errors.New("faults: not supported by this target")
 
 // ErrNothing is returned by faults which found nothing to hit: the callers were idle.
@@ -71,24 +72,25 @@ const (
 	Memory     = "memory"
 	Clocks     = "clock"
 	Callers    = "callers"
-	Mixed      = "mixed" // failover, network, resharding and callers at the same time
+	Databases  = "postgres"
+	Mixed      = "mixed" // failover, network, resharding, callers and postgres at the same time
 )
 
 // Groups returns the names of all groups.
 func Groups() []string {
-	return []string{Failover, Networking, Resharding, Memory, Clocks, Callers, Mixed}
+	return []string{Failover, Networking, Resharding, Memory, Clocks, Callers, Databases, Mixed}
 }
 
 // All returns every fault once.
 func All() []Fault {
-	return slices.Concat(failovers(), networks(), reshardings(), memories(), clocks(), callers())
+	return slices.Concat(failovers(), networks(), reshardings(), memories(), clocks(), callers(), databases())
 }
 
 // Lanes returns the faults of a group. Those of one lane exclude each other, lanes may run at the same time. A group
 // that does not exist has none.
 func Lanes(group string) [][]Fault {
 	if group == Mixed {
-		return [][]Fault{failovers(), networks(), reshardings(), callers()}
+		return [][]Fault{failovers(), networks(), reshardings(), callers(), databases()}
 	}
 	var lane []Fault
 	for _, f := range All() {
@@ -118,6 +120,8 @@ type Process interface {
 // Target is what faults are done to.
 type Target struct {
 	Cluster *redistest.Cluster
+	// Postgres is the callers' other sink; nil: no faults of it.
+	Postgres *pgtest.Server
 	// Networks is how callers reach the nodes: one for all, or one for each of Processes, in the same order.
 	Networks  []*Network
 	Processes []Process

@@ -54,10 +54,11 @@ func TestGroups(t *testing.T) {
 func TestEndOfRun(t *testing.T) {
 	to := target(t, 2)
 	populate(t, to)
+	working(t, to)
 	startLoad(t, to, 2)
 	for _, name := range []string{
 		"pause-master", "lose-suffix", "isolate-master", "partition-callers", "hold-requests", "slow-links", "move-slots",
-		"clock-forward", "stop-holders", "kill-holders",
+		"clock-forward", "stop-holders", "kill-holders", "kill-postgres",
 	} {
 		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 		all, err := byName(t, name).Inject(short, to)
@@ -83,6 +84,7 @@ func TestEndOfRun(t *testing.T) {
 func TestRun(t *testing.T) {
 	to := target(t, 2)
 	populate(t, to)
+	working(t, to)
 	startLoad(t, to, 4)
 	var mu sync.Mutex
 	counts := map[string]int64{}

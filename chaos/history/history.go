@@ -18,7 +18,8 @@ const (
 	Expire     Op = "expire"
 	Resolve    Op = "resolve"
 	Result     Op = "result"
-	Write      Op = "write" // to the sink, behind the fence
+	Write      Op = "write"  // to the sink in Redis, behind the fence
+	Insert     Op = "insert" // into the sink in PostgreSQL, behind coordpg.Admit
 )
 
 // Outcome is what a caller was told: the names are those of coordinator.Event.
@@ -116,6 +117,8 @@ const (
 	Late Effect = "late"
 	// Stop: processes of callers were stopped or killed.
 	Stop Effect = "stop"
+	// Database: PostgreSQL was disturbed, and Redis was not.
+	Database Effect = "database"
 )
 
 // Fault is one fault that was injected.
@@ -138,10 +141,16 @@ type Fault struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// Sink is what stood in a domain's fenced list in the end, on the master that served it.
+// The kinds of sinks.
+const (
+	Redis    = "redis"    // a list, behind a Fence
+	Postgres = "postgres" // a table, behind coordpg.Admit
+)
+
+// Sink is what stood in a domain's fenced list in the end, on the master that served it, or in the table.
 type Sink struct {
 	Domain string   `json:"domain"`
-	Kind   string   `json:"kind"`  // redis, postgres
+	Kind   string   `json:"kind"`
 	Lines  []string `json:"lines"` // each is SinkLine, in the order of admission
 }
 

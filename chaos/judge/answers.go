@@ -21,6 +21,7 @@ var outcomes = map[history.Op][]history.Outcome{
 	history.Resolve:    {history.OK, history.NotFound, history.InProgress, history.Replayed},
 	history.Result:     {history.OK, history.NotFound, history.InProgress, history.Mismatch},
 	history.Write:      {history.OK, history.Stale},
+	history.Insert:     {history.OK, history.Stale},
 }
 
 // everyway are the outcomes that do not depend on what there is.
@@ -75,8 +76,13 @@ func (r *run) counts() map[string]int {
 			n["not confirmed by replicas"]++
 		case e.Op == history.Write && e.Outcome == history.Stale:
 			n["stale writes refused"]++
+		case e.Op == history.Insert && e.Outcome == history.Stale:
+			n["stale inserts refused"]++
 		case (e.Op == history.Complete || e.Op == history.Fail) && (e.Outcome == history.Stale || e.Outcome == history.LeaseLost):
 			n["late completions refused"]++
+		}
+		if e.Op == history.Insert && e.Outcome == history.Unknown {
+			n["commits of unknown outcome"]++
 		}
 		switch {
 		case granted(e):

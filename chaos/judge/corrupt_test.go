@@ -70,6 +70,15 @@ var corruptions = []struct {
 		*e = history.Event{ID: was.ID, Process: was.Process, Caller: was.Caller, Domain: was.Domain, Key: was.Key, Op: history.Result, Call: was.Call, Return: was.Return, Outcome: history.Unavailable}
 		return was.Op == history.Expire
 	}},
+	{"a line of another grant in PostgreSQL", 100, func(_ *history.History, e *history.Event) bool {
+		e.Token++
+		return e.Op == history.Insert && e.Outcome == history.OK
+	}},
+	{"a line in PostgreSQL that was sent to Redis", 100, func(_ *history.History, e *history.Event) bool {
+		was := e.Op
+		e.Op = history.Write
+		return was == history.Insert && e.Outcome == history.OK
+	}},
 	{"a completion that nobody asked for", 70, func(_ *history.History, e *history.Event) bool {
 		was := *e
 		*e = history.Event{ID: was.ID, Process: was.Process, Caller: was.Caller, Domain: was.Domain, Key: was.Key, Op: history.Result, Call: was.Call, Return: was.Return, Outcome: history.Unavailable}

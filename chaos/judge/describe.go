@@ -57,7 +57,7 @@ func tell(e *history.Event) string {
 	if e.Rerun {
 		b.WriteString(" rerun")
 	}
-	if e.Data != "" && e.Op != history.Claim && e.Op != history.Write {
+	if e.Data != "" && e.Op != history.Claim && e.Op != history.Write && e.Op != history.Insert {
 		fmt.Fprintf(&b, " %.24q", e.Data)
 	}
 	fmt.Fprintf(&b, " → %s", outcomeOf(e))

@@ -76,6 +76,7 @@ const (
 	Linearizable = "linearizable"     // the answers have an order in which the protocol gives them
 	Tokens       = "tokens"           // they rise
 	SinkOrder    = "sink"             // what passed the fence
+	PostgresSink = "postgres sink"    // what PostgreSQL admitted
 	Results      = "results"          // every key has one at a time
 	HolderKnows  = "holder knows"     // leases end before others begin
 	NothingHeld  = "nothing for ever" // every key is free or finished in the end, and has a TTL
@@ -87,7 +88,7 @@ func Judge(h *history.History, o Options) *Verdict {
 	o = o.withDefaults()
 	r := newRun(h, &o)
 	v := &Verdict{OK: true, Counts: r.counts()}
-	for _, check := range []func() *Check{r.linearizable, r.tokens, r.sinks, r.results, r.holders, r.nothingHeld, r.answers} {
+	for _, check := range []func() *Check{r.linearizable, r.tokens, r.sinks, r.postgresSinks, r.results, r.holders, r.nothingHeld, r.answers} {
 		c := check()
 		c.Minimum = 1
 		if least, ok := o.Minimum[c.Name]; ok {
@@ -178,7 +179,7 @@ type domain struct {
 }
 
 func newRun(h *history.History, o *Options) *run {
-	r := &run{History: h, options: o, faulty: len(h.Faults) > 0}
+	r := &run{History: h, options: o, faulty: slices.ContainsFunc(h.Faults, disturbsRedis)}
 	byName := map[string]*domain{}
 	for _, d := range h.Domains {
 		byName[d.Name] = &domain{Domain: d}
@@ -209,7 +210,7 @@ func newRun(h *history.History, o *Options) *run {
 		d := byName[name]
 		d.Resource = d.Resource || len(d.Keys) > 1
 		for i := range h.Faults {
-			if f := &h.Faults[i]; concerns(f, d.Slot) {
+			if f := &h.Faults[i]; concerns(f, d.Slot) && disturbsRedis(*f) {
 				d.faults = append(d.faults, f)
 			}
 		}
@@ -217,6 +218,9 @@ func newRun(h *history.History, o *Options) *run {
 	}
 	return r
 }
+
+// disturbsRedis is false for faults that explain nothing: what PostgreSQL admitted stands, whatever befalls it.
+func disturbsRedis(f history.Fault) bool { return f.Effect != history.Database }
 
 func concerns(f *history.Fault, slot int) bool {
 	if len(f.Slots) == 0 || slot < 0 {

@@ -1,10 +1,40 @@
 package judge
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/onceward/coordinator/internal/model"
 )
+
+// A PostgreSQL that leaves out something is found out by the check of its sink, and by no other.
+func TestCarelessTables(t *testing.T) {
+	alone := conditions{keys: 1, callers: 5, visits: 6}
+	forked, wiped := alone, alone
+	forked.forks, wiped.wipes, wiped.steps = 2, true, true
+	for _, careless := range []string{noMark, noLine, noRefusal, noReason} {
+		for _, in := range []conditions{alone, forked, wiped} {
+			t.Run(fmt.Sprintf("%s, forks %d, wipes %v", careless, in.forks, in.wipes), func(t *testing.T) {
+				in.careless = careless
+				const most = 300
+				found := 0
+				for seed := range uint64(most) {
+					v := Judge(simulate(seed, 0, in), Options{Parallel: 1, Minimum: none, Undecided: 1})
+					for i := range v.Checks {
+						if c := &v.Checks[i]; c.Name == PostgresSink && !c.OK() {
+							found++
+						} else if !c.OK() {
+							t.Errorf("seed %d: %s: %v", seed, c.Name, c.Violations[0])
+						}
+					}
+				}
+				if t.Logf("found in %d of %d histories", found, most); found == 0 {
+					t.Error("it is not found")
+				}
+			})
+		}
+	}
+}
 
 // A server that leaves out a guard of the protocol is found out, by the check that stands for what the guard is for.
 func TestMutants(t *testing.T) {

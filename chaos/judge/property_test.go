@@ -52,7 +52,7 @@ func TestSimulated(t *testing.T) {
 }
 
 // none asks for no minimum.
-var none = map[string]int{Linearizable: 0, Tokens: 0, SinkOrder: 0, Results: 0, HolderKnows: 0, NothingHeld: 0, Answers: 0}
+var none = map[string]int{Linearizable: 0, Tokens: 0, SinkOrder: 0, PostgresSink: 0, Results: 0, HolderKnows: 0, NothingHeld: 0, Answers: 0}
 
 func dump(h *history.History) string {
 	var b strings.Builder

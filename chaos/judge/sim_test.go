@@ -22,6 +22,7 @@ type sim struct {
 	now      int64 // ns
 	queue    []sleeper
 	main     server
+	table    table
 	old      *server // a replaced one that still answers
 	until    int64   // when it is gone
 	promoted int64   // from when on the main one is asked
@@ -44,6 +45,42 @@ type conditions struct {
 	steps    bool
 	replicas int
 	without  model.Without // guards of the protocol that are left out
+	careless string        // what the simulated PostgreSQL leaves out
+}
+
+// table is the sink in PostgreSQL, with the mark of the domain.
+type table struct {
+	token int64
+	owner int32
+	lines []string
+}
+
+// What a table can leave out.
+const (
+	noMark    = "tokens are not compared"
+	noLine    = "lines are lost"
+	noRefusal = "refused lines are kept"
+	noReason  = "grants are refused for nothing"
+)
+
+// insert is a transaction: it compares the grant with the mark, and raises that and adds the line, or refuses.
+func (s *sim) insert(token int64, owner int32, line string) (seen int64, ok bool) {
+	t := &s.table
+	if s.with.careless == noReason && s.IntN(10) == 0 {
+		return token, false
+	}
+	beyond := token < t.token && s.with.careless != noMark
+	if beyond || token == t.token && owner != t.owner {
+		if s.with.careless == noRefusal {
+			t.lines = append(t.lines, line)
+		}
+		return t.token, false
+	}
+	t.token, t.owner = token, owner
+	if s.with.careless != noLine || s.IntN(10) > 0 {
+		t.lines = append(t.lines, line)
+	}
+	return 0, true
 }
 
 type server struct {
@@ -117,7 +154,7 @@ func simulate(seed uint64, slot int, with conditions) *history.History {
 	s.start((&simCaller{sim: s, number: history.Final}).final)
 	s.run()
 	s.h.Domains = []history.Domain{s.domain}
-	s.h.Sinks = []history.Sink{{Domain: s.domain.Name, Kind: "redis", Lines: s.main.sink}}
+	s.h.Sinks = []history.Sink{{Domain: s.domain.Name, Kind: history.Redis, Lines: s.main.sink}, {Domain: s.domain.Name, Kind: history.Postgres, Lines: s.table.lines}}
 	slices.SortStableFunc(s.h.Events, func(a, b history.Event) int { return cmp.Compare(a.Call, b.Call) })
 	return s.h
 }

@@ -113,8 +113,10 @@ func (c *simCaller) visit(key int32) {
 // use does something under a lease, or while nothing.
 func (c *simCaller) use(l *simLeaseOf) {
 	switch roll := c.IntN(100); {
-	case roll < 30:
+	case roll < 18:
 		c.write(l)
+	case roll < 32:
+		c.insert(l)
 	case roll < 45:
 		c.checkpoint(l)
 	case roll < 55:

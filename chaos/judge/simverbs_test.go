@@ -112,6 +112,32 @@ func (c *simCaller) write(l *simLeaseOf) {
 	}
 }
 
+// insert writes to the table, some a while after they were to; now and then the commit is lost, or only its answer.
+func (c *simCaller) insert(l *simLeaseOf) {
+	e := c.holding(history.Insert, l)
+	e.Data = SinkLine(l.token, e.Owner, dataOf(c.text()))
+	c.sleep(c.between(ms/20, 4*ms))
+	if c.chance(25) {
+		c.sleep(c.between(0, 2*simLease))
+	}
+	lost := c.with.drops && c.chance(10)
+	if lost && c.chance(50) {
+		c.end(e, history.Unknown)
+		return
+	}
+	seen, ok := c.sim.insert(l.token, l.owner, e.Data)
+	c.sleep(c.between(ms/20, 4*ms))
+	switch {
+	case !ok:
+		e.Current = seen
+		c.end(e, history.Stale)
+	case lost:
+		c.end(e, history.Unknown)
+	default:
+		c.end(e, history.OK)
+	}
+}
+
 func (c *simCaller) finish(l *simLeaseOf) {
 	if l.result == 0 || c.chance(20) {
 		l.result, l.failed = c.text(), c.chance(20)

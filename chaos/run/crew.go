@@ -39,7 +39,7 @@ func (c *crew) start(ctx context.Context) error {
 	child, err := spawn(o.Command, caller.Config{
 		Process: id, First: id * o.Callers, Seat: c.place * o.Callers, Callers: o.Callers, Plan: c.group.plan,
 		File: filepath.Join(c.group.dir, fmt.Sprintf("process-%02d.jsonl", id)), Network: c.network.Addrs(),
-		Prefix: prefix, Shortest: shortestLease, Longest: longestLease, Replicas: c.group.replicas, Confirm: confirmTime,
+		Postgres: c.group.postgres.URL(), Prefix: prefix, Shortest: shortestLease, Longest: longestLease, Replicas: c.group.replicas, Confirm: confirmTime,
 		Cache: o.Cache,
 	})
 	if err != nil {

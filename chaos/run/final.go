@@ -31,6 +31,9 @@ func (g *group) finish(ctx context.Context, domains []caller.Domain, rec *caller
 	if err := g.readSinks(ctx, rdb, domains); err != nil {
 		return err
 	}
+	if err := g.readTable(ctx, domains); err != nil {
+		return err
+	}
 	return g.listKeys(ctx)
 }
 
@@ -108,10 +111,28 @@ func (g *group) readSinks(ctx context.Context, rdb *redis.ClusterClient, domains
 			return fmt.Errorf("read the sinks: %w", err)
 		}
 		for i, list := range lists {
-			if err := g.out.Write(history.Line{Sink: &history.Sink{Domain: some[i].Name, Kind: "redis", Lines: list.Val()}}); err != nil {
+			if err := g.out.Write(history.Line{Sink: &history.Sink{Domain: some[i].Name, Kind: history.Redis, Lines: list.Val()}}); err != nil {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// readTable reads what PostgreSQL has admitted.
+func (g *group) readTable(ctx context.Context, domains []caller.Domain) error {
+	lines, err := g.table.Lines(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range domains {
+		if err := g.out.Write(history.Line{Sink: &history.Sink{Domain: d.Name, Kind: history.Postgres, Lines: lines[d.Name]}}); err != nil {
+			return err
+		}
+		delete(lines, d.Name)
+	}
+	for name := range lines {
+		return fmt.Errorf("the table has lines of %q, which is no domain of this run", name)
 	}
 	return nil
 }
@@ -173,7 +194,10 @@ func (g *group) listNode(ctx context.Context, addr string, client *redis.Client)
 func (g *group) connected(ctx context.Context) (int, error) {
 	const longest = 3 * time.Second
 	for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		count := 0
+		count, err := g.table.Sessions(ctx)
+		if err != nil {
+			return 0, err
+		}
 		for _, node := range g.cluster.Nodes() {
 			client := node.Client(nil)
 			list, err := client.ClientList(ctx).Result()

@@ -15,6 +15,7 @@ import (
 	"github.com/onceward/coordinator/chaos/caller"
 	"github.com/onceward/coordinator/chaos/faults"
 	"github.com/onceward/coordinator/chaos/history"
+	"github.com/onceward/coordinator/internal/pgtest"
 	"github.com/onceward/coordinator/internal/redistest"
 )
 
@@ -41,6 +42,8 @@ type group struct {
 	tell     *teller
 
 	cluster   *redistest.Cluster
+	postgres  *pgtest.Server
+	table     *caller.Table
 	plan      *caller.Plan
 	out       *history.Writer
 	processes atomic.Int64 // started so far
@@ -66,6 +69,17 @@ func (g *group) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer g.cluster.Stop()
+	if g.postgres, err = pgtest.Start(ctx); err != nil {
+		return err
+	}
+	defer g.postgres.Stop()
+	if g.table, err = caller.OpenTable(g.postgres.URL(), 1, &atomic.Int64{}); err != nil {
+		return err
+	}
+	defer g.table.Close()
+	if err := g.table.Create(ctx); err != nil {
+		return err
+	}
 
 	run := history.Run{
 		Seed: g.options.Seed, Group: g.name, Engine: "redis", Replicas: g.replicas,
@@ -123,7 +137,7 @@ func (g *group) work(ctx context.Context) (err error) {
 		}
 	}()
 	target := &faults.Target{
-		Cluster: g.cluster, Clock: g.clock, Lease: longestLease, Grace: longestGrace, Slots: g.plan.Slots,
+		Cluster: g.cluster, Postgres: g.postgres, Clock: g.clock, Lease: longestLease, Grace: longestGrace, Slots: g.plan.Slots,
 		Rand: rand.New(rand.NewPCG(uint64(g.options.Seed), streamTarget)),
 	}
 	defer func() {

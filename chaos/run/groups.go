@@ -33,7 +33,7 @@ func durable() [][]faults.Fault {
 func short() [][]faults.Fault {
 	names := []string{
 		killMaster, "lose-suffix", partition, "drop-replies", "hold-requests", "kill-clients", moveSlots, "flush-scripts",
-		"memory-full", "evict", "clock-forward", "stop-holders", "kill-holders",
+		"memory-full", "evict", "clock-forward", "stop-holders", "kill-holders", "kill-postgres", "terminate-sessions",
 	}
 	return lane(func(f faults.Fault) bool { return slices.Contains(names, f.Name()) })
 }

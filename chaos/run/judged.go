@@ -16,7 +16,7 @@ import (
 
 // minima are how many events each check must have judged, for each second under faults; with fewer it has proved nothing.
 var minima = map[string]float64{
-	judge.Linearizable: 50, judge.Tokens: 4, judge.SinkOrder: 2, judge.Results: 4, judge.HolderKnows: 0.5, judge.NothingHeld: 4, judge.Answers: 50,
+	judge.Linearizable: 50, judge.Tokens: 4, judge.SinkOrder: 2, judge.PostgresSink: 2, judge.Results: 4, judge.HolderKnows: 0.5, judge.NothingHeld: 4, judge.Answers: 50,
 }
 
 // whole runs the group and judges what it has left.

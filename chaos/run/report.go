@@ -93,6 +93,10 @@ func (g *Group) fail(format string, args ...any) {
 // prove nothing, for or against; one a run may be.
 const mostUndecided = 200
 
+// refusalsWanted is how many late writers PostgreSQL must have refused, for each second under faults; a third of what there
+// are with few callers. With fewer its fence has proved nothing.
+const refusalsWanted = 0.2
+
 // Verdict is nil for a good run.
 func (r *Report) Verdict() error {
 	failures := len(r.Failures)
@@ -172,6 +176,13 @@ func (r *Report) end(begun time.Time) {
 	r.Seconds, r.Counts = time.Since(begun).Seconds(), r.total()
 	if n, all := r.Counts["undecided domains"], r.Counts["domains"]; n > max(1, all/mostUndecided) {
 		r.Failures = append(r.Failures, fmt.Sprintf("the search for an order ran out of time or memory in %d of %d domains", n, all))
+	}
+	under := 0.0
+	for _, g := range r.Groups {
+		under += g.Seconds
+	}
+	if n, least := r.Counts["stale inserts refused"], int(refusalsWanted*under); n < least {
+		r.Failures = append(r.Failures, fmt.Sprintf("PostgreSQL refused %d late writers, at least %d were wanted", n, least))
 	}
 	r.OK = r.Verdict() == nil
 }

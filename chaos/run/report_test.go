@@ -3,6 +3,7 @@ package run
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/onceward/coordinator/chaos/faults"
 	"github.com/onceward/coordinator/chaos/history"
@@ -42,6 +43,19 @@ func TestSlowTakeoverFails(t *testing.T) {
 	}
 }
 
+// TestTooFewRefusals checks that a run fails in which hardly anybody came too late.
+func TestTooFewRefusals(t *testing.T) {
+	for _, test := range []struct {
+		refused int
+		want    bool
+	}{{11, false}, {12, true}} {
+		r := &Report{Groups: []*Group{{Seconds: 40, Counts: map[string]int{"stale inserts refused": 5}}, {Seconds: 20, Counts: map[string]int{"stale inserts refused": test.refused - 5}}}}
+		if r.end(time.Now()); r.OK != test.want {
+			t.Errorf("%d refused: %v, %v", test.refused, r.OK, r.Failures)
+		}
+	}
+}
+
 // TestMissing checks that a fault which never happened is named: in the mixed group one of each lane is enough.
 func TestMissing(t *testing.T) {
 	for _, test := range []struct {
@@ -64,7 +78,7 @@ func TestLanes(t *testing.T) {
 	for name, lanes := range map[string]struct {
 		of   [][]faults.Fault
 		want int
-	}{"kills": {kills(), 1}, "durable": {durable(), 4}, Short: {short(), 13}} {
+	}{"kills": {kills(), 1}, "durable": {durable(), 4}, Short: {short(), 15}} {
 		if got := len(lanes.of[0]); got != lanes.want {
 			t.Errorf("%s has %d faults, want %d", name, got, lanes.want)
 		}

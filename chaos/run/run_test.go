@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/chaos/caller"
+	"github.com/onceward/coordinator/internal/pgtest"
 	"github.com/onceward/coordinator/internal/redistest"
 )
 
@@ -38,6 +39,7 @@ func TestChaosShort(t *testing.T) {
 		t.Skip("it takes half a minute")
 	}
 	redistest.Need(t)
+	pgtest.Need(t)
 	var told bytes.Buffer
 	report, err := Run(context.Background(), Options{
 		Seed: 1 + rand.Int64N(1_000_000), Duration: time.Second, Groups: []string{Short}, Processes: 3, Callers: 4,
