@@ -1,7 +1,8 @@
-// Command coordctl looks after coordinator on a Redis server or a cluster, and shows what it does:
+// Command coordctl looks after coordinator in Redis and PostgreSQL, and shows what it does:
 //
 //	coordctl load --redis redis://localhost:6379   put the scripts on every master, check its settings
 //	coordctl proxy --upstream URL --single-tenant  put idempotency keys in front of a service
+//	coordctl pg status --postgres URL              make, look at and sweep the tables of coordpg
 //	coordctl demo                                  a payment service that crashes, stalls and loses replies
 package main
 
@@ -20,6 +21,7 @@ import (
 type commands struct {
 	Load  loadCommand  `cmd:"" help:"Put the scripts on every master, and check each server's version, settings and clock."`
 	Proxy proxyCommand `cmd:"" help:"Stand in front of an HTTP service, and let each idempotency key take effect there once."`
+	PG    pgCommands   `cmd:"" name:"pg" help:"Look after the tables of coordpg in PostgreSQL."`
 	Demo  demoCommand  `cmd:"" help:"Play a payment service whose workers crash, stall and lose replies, and check its ledger."`
 }
 
@@ -43,7 +45,7 @@ func main() {
 func run(ctx context.Context, args []string, std streams) int {
 	parser, err := kong.New(&commands{},
 		kong.Name("coordctl"),
-		kong.Description("Look after coordinator on Redis, and see it at work."),
+		kong.Description("Look after coordinator in Redis and PostgreSQL, and see it at work."),
 		kong.Writers(std.out, std.err),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(std),

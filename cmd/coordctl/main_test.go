@@ -16,7 +16,7 @@ var servers redistest.Pool
 
 func TestMain(m *testing.M) {
 	redis.SetLogger(silence{})
-	_ = os.Unsetenv("COORDCTL_REDIS") // nobody's server gets tests
+	_, _ = os.Unsetenv("COORDCTL_REDIS"), os.Unsetenv("COORDCTL_POSTGRES") // nobody's server gets tests
 	code := m.Run()
 	servers.Stop()
 	os.Exit(code)
