@@ -290,7 +290,7 @@ func TestRaceInterleaves(t *testing.T) {
 
 func TestArguments(t *testing.T) {
 	for args, want := range map[string]int{
-		"--rows=13": exitUsage, "--rounds=-1": exitUsage, "more": exitUsage, "draw no-such-file": exitFailed,
+		"--rows=99": exitUsage, "--rounds=-1": exitUsage, "more": exitUsage, "draw no-such-file": exitFailed,
 	} {
 		var out, err bytes.Buffer
 		if got := execute(t.Context(), strings.Fields(args), streams{strings.NewReader(""), &out, &err}); got != want {

@@ -30,6 +30,7 @@ var rows = []row{
 	{10, false, "growth: many records, many leases", sameGrowth, (*lab).growth},
 	{11, false, "a network that takes 1 ms more", sameDelay, (*lab).delay},
 	{12, false, "an HTTP endpoint behind the middleware", sameWeb, (*lab).web},
+	{13, false, "a transaction in PostgreSQL with a fence, and with the ledger", samePostgres, (*lab).postgres},
 }
 
 // effort is how much is done to measure: enough for numbers that hold, for a quick look, or for a test.
