@@ -1,7 +1,7 @@
 # make test is everything, as CI runs it. CONTRIBUTING.md says what the other targets are for.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: test setup lint tests unit chaos mutants test-engines bench bench-quick docs clean
+.PHONY: test setup lint tests unit storm chaos mutants test-engines bench bench-quick docs clean
 
 # Every module of go.work, by its directory.
 MODULES = $(shell go list -m -f '{{.Dir}}' | sed 's|^$(CURDIR)$$|.|; s|^$(CURDIR)/||')
@@ -21,15 +21,20 @@ test:
 setup:
 	@missing=(); \
 	[ -n "$${REDIS_SERVER:-}" ] || command -v redis-server >/dev/null || missing+=(redis-server); \
+	[ -n "$${POSTGRES_BIN:-}" ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql); \
 	command -v luacheck >/dev/null || missing+=(lua-check); \
-	if [ $${#missing[@]} -eq 0 ]; then echo "a server and luacheck are there"; exit 0; fi; \
+	if [ $${#missing[@]} -eq 0 ]; then echo "the servers and luacheck are there"; exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then echo "install by hand, this is not Debian: $${missing[*]}"; exit 1; fi; \
 	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
 	apt="$$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q"; \
 	set -x; \
 	$$apt update </dev/null; \
 	$$apt install -y --no-install-recommends "$${missing[@]}" </dev/null; \
-	if [[ " $${missing[*]} " == *" redis-server "* ]] && systemctl is-active --quiet redis-server 2>/dev/null; then $$sudo systemctl disable --now redis-server; fi
+	if [[ " $${missing[*]} " == *" redis-server "* ]] && systemctl is-active --quiet redis-server 2>/dev/null; then $$sudo systemctl disable --now redis-server; fi; \
+	if [[ " $${missing[*]} " == *" postgresql "* ]]; then \
+		if systemctl is-active --quiet postgresql 2>/dev/null; then $$sudo systemctl disable --now postgresql; fi; \
+		pg_lsclusters -h | while read -r version name _ state _; do [ "$$state" != online ] || $$sudo pg_ctlcluster "$$version" "$$name" stop; done; \
+	fi
 
 lint: $(LINTERS)
 	@root=$$PWD; failed=0; \
@@ -76,6 +81,12 @@ unit:
 # catches each. Four minutes of CPU time; ARGS='-run fence' takes some of them, ARGS=-list shows them.
 mutants:
 	@go run ./internal/mutants $(ARGS)
+
+# Twenty thousand operations with a ledger in PostgreSQL, and as many without, while processes crash and stall and Redis
+# loses everything; OPERATIONS=n for more. make test does a tenth of it.
+OPERATIONS ?= 20000
+storm:
+	@cd coordpg && COORD_REQUIRE_SERVERS=1 COORDPG_OPERATIONS=$(OPERATIONS) go test -count=1 -v -timeout 60m -run '^TestManyOperationsThroughAStorm$$' .
 
 # Faults on a real cluster, with the promises checked; CHAOS=30m for longer, CHAOS_SEED=n to repeat a schedule.
 chaos:

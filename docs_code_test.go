@@ -42,18 +42,19 @@ var blockImports = map[string]string{
 	"bytes": "bytes", "context": "context", "errors": "errors", "fmt": "fmt", "log": "log", "slog": "log/slog", "http": "net/http",
 	"slices": "slices", "strings": "strings", "testing": "testing", "time": "time", "sha256": "crypto/sha256",
 	"redis": "github.com/redis/go-redis/v9", "coordinator": module, "coordtest": module + "/coordtest", "coordprom": module + "/coordprom",
-	"coordslog": module + "/coordslog", "coordhttp": module + "/coordhttp", "prometheus": "github.com/prometheus/client_golang/prometheus",
+	"coordslog": module + "/coordslog", "coordhttp": module + "/coordhttp", "coordmsg": module + "/coordmsg", "coordpg": module + "/coordpg", "pgx": "github.com/jackc/pgx/v5", "pgxpool": "github.com/jackc/pgx/v5/pgxpool", "coordgrpc": module + "/coordgrpc", "grpc": "google.golang.org/grpc",
+	"credentials": "google.golang.org/grpc/credentials", "prometheus": "github.com/prometheus/client_golang/prometheus",
 }
 
 // file makes a file of a program: of a block that begins with a package clause, itself; of declarations, those; of
-// anything else, a function that has a context, a coordinator, a client and a key.
+// anything else, a function that has a context, a coordinator, a client, a pool and a key.
 func (b goBlock) file() string {
 	if b.isProgram() {
 		return b.text
 	}
 	body := fmt.Sprintf("//line %s:%d\n%s\n", b.page, b.line, b.text)
 	if !regexp.MustCompile(`^(func|type) `).MatchString(b.text) {
-		body = "func _(ctx context.Context, c *coordinator.Coordinator, rdb *redis.Client, key coordinator.Key) error {\n{\n" + body + "}\nreturn nil\n}\n"
+		body = "func _(ctx context.Context, c *coordinator.Coordinator, rdb *redis.Client, pool *pgxpool.Pool, key coordinator.Key) error {\n{\n" + body + "}\nreturn nil\n}\n"
 	}
 	imports := ""
 	for _, name := range slices.Sorted(maps.Keys(blockImports)) {
