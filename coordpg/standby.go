@@ -122,13 +122,14 @@ func (s *Standby) look(ctx context.Context) error {
 
 // TakeOver lets the database grant alone from now on, for every process of the schema, until [HandBack]: [Standby.Run] does
 // not hand back what was taken over by hand. It waits until every transaction under a grant of Redis has ended, and reports
-// whether the side has changed.
+// whether the side has changed. Where ctx ends first, the switch may still come about, unless the connection is of a kind that
+// asks the server to stop (pgconn.CancelRequestContextWatcherHandler); [Look] tells.
 func TakeOver(ctx context.Context, db Querier, reason string, opts ...Option) (changed bool, err error) {
 	return handByHand(ctx, db, false, reason, opts)
 }
 
 // HandBack lets Redis grant from now on, whatever [BackFor] says. It waits until every transaction under a grant of the
-// database has ended, and reports whether the side has changed.
+// database has ended, and reports whether the side has changed. What [TakeOver] says of ctx holds here too.
 func HandBack(ctx context.Context, db Querier, reason string, opts ...Option) (changed bool, err error) {
 	return handByHand(ctx, db, true, reason, opts)
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
 	"github.com/onceward/coordinator/coordpg"
 )
@@ -53,6 +55,11 @@ func (d *database) use(ctx context.Context, timeout time.Duration, f func(contex
 	}
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "coordctl"
+	}
+	// When ctx ends, the server is asked to stop, and what it answers counts: a statement that is merely left alone may still be
+	// carried out after its caller was told that it was not.
+	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 5 * time.Second}
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {

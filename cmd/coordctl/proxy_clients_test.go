@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"github.com/stripe/stripe-go/v82"
+
+	"github.com/onceward/coordinator/internal/redistest"
 )
 
 // startProcess runs the program as operators do, and ends it as they do.
@@ -189,8 +192,11 @@ func idOf(t *testing.T, body []byte) string {
 func payByCurl(t *testing.T, base, description string) string {
 	t.Helper()
 	curl, err := exec.LookPath("curl")
+	if err != nil && os.Getenv(redistest.EnvRequire) == "1" {
+		t.Fatal("curl is missing: apt-get install curl")
+	}
 	if err != nil {
-		t.Skip("curl is not installed")
+		t.Skip("curl is missing: apt-get install curl")
 	}
 	var failures strings.Builder
 	cmd := exec.CommandContext(t.Context(), curl, "--noproxy", "*", "-sS", "--retry", "5", "--retry-all-errors",
