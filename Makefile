@@ -23,7 +23,8 @@ setup:
 	[ -n "$${REDIS_SERVER:-}" ] || command -v redis-server >/dev/null || missing+=(redis-server); \
 	[ -n "$${POSTGRES_BIN:-}" ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql); \
 	command -v luacheck >/dev/null || missing+=(lua-check); \
-	if [ $${#missing[@]} -eq 0 ]; then echo "the servers and luacheck are there"; exit 0; fi; \
+	command -v curl >/dev/null || missing+=(curl); \
+	if [ $${#missing[@]} -eq 0 ]; then echo "the servers, luacheck and curl are there"; exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then echo "install by hand, this is not Debian: $${missing[*]}"; exit 1; fi; \
 	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
 	apt="$$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q"; \
@@ -61,8 +62,8 @@ tests:
 		COORD_REQUIRE_SERVERS=1 go test -count=1 -race -timeout 10m ./... || failed=1; \
 		echo "took $$((SECONDS - begin)) s"; \
 	done; \
-	cd $$root; echo "go test -run TestAllocations ./bench   which the race detector would spoil"; \
-	COORD_REQUIRE_SERVERS=1 go test -count=1 -run '^TestAllocations$$' ./bench || failed=1; \
+	cd $$root; echo "go test -run 'TestAllocations|TestBounds' ./bench ./internal/replaycache   which the race detector would spoil"; \
+	COORD_REQUIRE_SERVERS=1 go test -count=1 -run '^(TestAllocations|TestBounds)$$' ./bench ./internal/replaycache || failed=1; \
 	exit $$failed
 
 # On every server of Debian's archives; ENGINES=valkey chooses by name. It takes the packages' files apart in bin/engines and installs nothing.
