@@ -114,7 +114,7 @@ func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
 // startOver gives a claim another owner. Nobody worked under the first one's grant: were it left to lapse, it
 // would count as an attempt, or be uncertain.
 func (c *Coordinator) startOver(ctx context.Context, q *claim) error {
-	if err := c.giveBack(ctx, q.key, q.names, q.owner, true); err != nil {
+	if err := c.giveBack(ctx, q.key, q.names, q.owner); err != nil {
 		return &UnknownError{Key: q.key, Owner: q.owner, Err: err}
 	}
 	owner, err := c.newOwner()
@@ -183,8 +183,8 @@ func (c *Coordinator) replayed(ctx context.Context, key Key, n keyname.Names, k 
 
 // unconfirmedClaim gives back a grant that the replicas did not confirm; nobody worked under it.
 func (c *Coordinator) unconfirmedClaim(ctx context.Context, q *claim) error {
-	if err := c.giveBack(ctx, q.key, q.names, q.owner, true); err != nil {
-		c.tidy(ctx, func(ctx context.Context) { _ = c.giveBack(ctx, q.key, q.names, q.owner, true) })
+	if err := c.giveBack(ctx, q.key, q.names, q.owner); err != nil {
+		c.tidy(ctx, func(ctx context.Context) { _ = c.giveBack(ctx, q.key, q.names, q.owner) })
 	}
 	return fmt.Errorf("%w: the claim of %s was given back; fewer than %d replicas answered within %v", ErrNotReplicated, label(q.key), c.replicas, c.replicaWait)
 }
@@ -202,7 +202,7 @@ type ClaimResult struct {
 }
 
 // ClaimMany claims many keys in one round trip per node and returns the results in the same order. A key
-// that is asked for twice is granted once. Requests with [WaitUpTo] wait beside each other.
+// that is asked for twice is granted once. Requests with [WaitUpTo] wait beside each other, but not for a grant of the same batch.
 func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []ClaimResult {
 	ctx, end := c.beginMany(ctx, "claim_many", Key{})
 	results := make([]ClaimResult, len(reqs))
@@ -227,7 +227,7 @@ func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []Clai
 	for i, k := range calls {
 		if k != nil && k.Err == nil && k.Reply.Code == protocol.OK && !k.Unconfirmed {
 			results[i].Lease, over[i], _ = c.claimed(ctx, claims[i], k)
-			granted[claims[i].names.Record] = results[i].Lease != nil
+			granted[claims[i].names.Tag] = granted[claims[i].names.Tag] || results[i].Lease != nil
 		}
 	}
 	var longer sync.WaitGroup
@@ -244,7 +244,7 @@ func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []Clai
 				if r.Err = c.startOver(ctx, q); r.Err == nil {
 					r.Lease, r.Err = c.claimOrWait(ctx, q)
 				}
-			} else if q.wait > 0 && errors.Is(r.Err, ErrInProgress) && !granted[q.names.Record] { // not for this batch's own
+			} else if q.wait > 0 && errors.Is(r.Err, ErrInProgress) && !granted[q.names.Tag] { // not for this batch's own key, or resource
 				r.Lease, r.Err = c.claimWaiting(ctx, q, r.Err)
 			}
 		})

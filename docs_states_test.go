@@ -109,6 +109,8 @@ func recordWords(want expectation) string {
 		return "`completed`"
 	case "released":
 		return "`released`"
+	case "uncounted":
+		return "`released`, the attempt taken back"
 	case "tombstone":
 		return "a tombstone"
 	case "settled":

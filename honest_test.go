@@ -400,21 +400,28 @@ func TestEveryHandOverIsAWakeUp(t *testing.T) {
 	})
 }
 
-// A key that is twice in a batch is granted once, and at once: the second must not wait for a release that only the caller could make.
+// A key that is twice in a batch is granted once, and at once: the second must not wait for a release that only the caller could
+// make. So it is with two keys of one resource.
 func TestClaimManyDoesNotWaitForItself(t *testing.T) {
-	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
-		c := open(t, rdb)
-		request := ClaimRequest{Key: newKey(t), Options: []ClaimOption{WaitUpTo(time.Minute)}}
-		began := time.Now()
-		results := c.ClaimMany(t.Context(), []ClaimRequest{request, request})
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("it waited for %v", took)
-		}
-		if results[0].Err != nil {
-			t.Error(results[0].Err)
-		}
-		wantError(t, results[1].Err, ErrInProgress)
-	})
+	for _, keys := range [][2]Key{
+		{{ID: "twice"}, {ID: "twice"}},
+		{{ID: "first", Resource: "account/42"}, {ID: "second", Resource: "account/42"}},
+	} {
+		inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
+			c := open(t, rdb)
+			began := time.Now()
+			results := c.ClaimMany(t.Context(), []ClaimRequest{
+				{Key: keys[0], Options: []ClaimOption{WaitUpTo(time.Minute)}}, {Key: keys[1], Options: []ClaimOption{WaitUpTo(time.Minute)}},
+			})
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("%v: it waited for %v", keys, took)
+			}
+			if results[0].Err != nil {
+				t.Error(results[0].Err)
+			}
+			wantError(t, results[1].Err, ErrInProgress)
+		})
+	}
 }
 
 // A batch's grants are held from the start: while one of its requests waits, nobody may get in on the others.

@@ -133,7 +133,8 @@ func (c *Coordinator) Expire(ctx context.Context, key Key) (err error) {
 }
 
 // GiveBack ends the claim of this owner, whose outcome its caller does not know, where it was granted; a
-// copy of the claim that is still on its way then grants nothing. Do and the adapters do that by themselves.
+// copy of the claim that is still on its way then grants nothing. Its attempt does not count, for nobody has worked under it:
+// who has calls [Lease.Release]. Do and the adapters give back by themselves.
 func (c *Coordinator) GiveBack(ctx context.Context, key Key, owner string) (err error) {
 	ctx, end := c.begin(ctx, "give_back", key)
 	defer func() { end(outcomeOf(err), err) }()
@@ -145,11 +146,11 @@ func (c *Coordinator) GiveBack(ctx context.Context, key Key, owner string) (err 
 		return fmt.Errorf("%w: GiveBack takes UnknownError.Owner, 32 lower-case hex digits", ErrInvalid)
 	}
 	defer c.cache.Drop(n.Record)
-	return c.giveBack(ctx, key, n, owner, false)
+	return c.giveBack(ctx, key, n, owner)
 }
 
-func (c *Coordinator) giveBack(ctx context.Context, key Key, n keyname.Names, owner string, uncounted bool) error {
-	k := newCall(key, owner, protocol.GiveBack(n, owner, c.retention, c.leastRetention(), uncounted))
+func (c *Coordinator) giveBack(ctx context.Context, key Key, n keyname.Names, owner string) error {
+	k := newCall(key, owner, protocol.GiveBack(n, owner, c.retention, c.leastRetention()))
 	c.run(ctx, k)
 	return k.done()
 }

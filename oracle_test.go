@@ -182,8 +182,6 @@ func (o *oracle) draw() operation {
 		if q.Within = o.rand.IntN(2) == 0; q.Within {
 			q.Finish = o.subjects[0].clock/1000 + o.pick(-1, 0, 1, 30_000)
 		}
-	case model.GiveBack:
-		q.Uncounted = o.rand.IntN(2) == 0
 	case model.Expire, model.Resolve:
 		q.Read = q.Owner
 		if o.rand.IntN(3) > 0 {
@@ -508,9 +506,7 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	case model.Release:
 		k = plain(scripts.Release, head, q.Retention)
 	case model.GiveBack:
-		if k = plain(scripts.GiveBack, owner, q.Retention, q.Burial); q.Uncounted {
-			k.Args = append(k.Args, "1")
-		}
+		k = plain(scripts.GiveBack, owner, q.Retention, q.Burial)
 	case model.Expire:
 		k = plain(scripts.Expire, read, owner, q.Burial, q.Retention)
 	case model.Resolve:
@@ -893,7 +889,7 @@ func TestOracleFindsBrokenScripts(t *testing.T) {
 		"give back without a tombstone":      {scripts.GiveBack, "redis.call('SET', KEYS[1], tombstone(ARGV[1], token, now, 1), 'PX', keep(ARGV[3], token, now))", ""},
 		"give back like expire":              {scripts.GiveBack, "token, now, 1)", "token, now, 0)"},
 		"give back of any owner":             {scripts.GiveBack, "if sub(rec, 2, 34) ~= 'p' .. ARGV[1] then return {OK} end", "if sub(rec, 2, 2) ~= 'p' then return {OK} end"},
-		"give back that counts":              {scripts.GiveBack, "if ARGV[4] and", "if false and"},
+		"give back that counts":              {scripts.GiveBack, "if attempt ~=", "if false and attempt ~="},
 		"expire of any grant":                {scripts.Expire, "if sub(rec, 3, 50) ~= ARGV[1] then return {OK} end", ""},
 		"expire of any owner":                {scripts.Expire, "sub(rec, 3, 50) ~= ARGV[1]", "sub(rec, 35, 50) ~= sub(ARGV[1], -16)"},
 		"expire that does not raise":         {scripts.Expire, "local token = mint(time, math.max(token_of(rec), token_of(fence)))", "local token = token_of(rec)"},

@@ -131,7 +131,7 @@ var pinned = map[string]string{
 	"checkpoint": "cd42b6012b63ccc01963c207f7fd2d69e91328a0",
 	"complete":   "440f61f1d323ae7eefddc82d12d88584800147aa",
 	"release":    "179ab9bd6cab6832e5d4178e16a88d189d2fe85b",
-	"giveback":   "d2245612c57e9aca0f115d0c4353c8e22c11ea99",
+	"giveback":   "0a3f174a86d768ed68e3c7c1c560d434f64e89f6",
 	"expire":     "1b418d02435aa120e80438f31dd03815d2cd377c",
 	"resolve":    "c73b2e5fe7b4f5d384779b78efe3b23e45649939",
 	"mark":       "01053be4b1335d75231966ae5ae5a08a77986666",

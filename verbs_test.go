@@ -185,12 +185,7 @@ var verbs = map[string]func(s *setting) *call{
 	"complete after the end": func(s *setting) *call { return s.complete('c', s.now-time.Second) },
 	"fail":                   func(s *setting) *call { return s.complete('f', s.now+30*time.Second) },
 	"release":                func(s *setting) *call { return s.held(protocol.Release(s.names, granted, kept)) },
-	"give back": func(s *setting) *call {
-		return s.held(protocol.GiveBack(s.names, mine, kept, buried, false))
-	},
-	"give back uncounted": func(s *setting) *call {
-		return s.held(protocol.GiveBack(s.names, mine, kept, buried, true))
-	},
+	"give back":              func(s *setting) *call { return s.held(protocol.GiveBack(s.names, mine, kept, buried)) },
 	"expire": func(s *setting) *call {
 		return s.held(protocol.Expire(s.names, &protocol.Record{Owner: mine, Token: minted}, mine, buried, kept))
 	},
@@ -308,13 +303,12 @@ var table = map[string]map[string]expectation{
 		"other released": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
 	"give back": {
-		"absent": {protocol.OK, "tombstone of a give back", "cleared"}, "mine live": {protocol.OK, "released", "cleared"}, "mine lapsed": {protocol.OK, "released", "cleared"},
+		"absent": {protocol.OK, "tombstone of a give back", "cleared"}, "mine live": {protocol.OK, "uncounted", "cleared"}, "mine lapsed": {protocol.OK, "uncounted", "cleared"},
 		"mine completed": {protocol.OK, "same", "same"}, "mine failed": {protocol.OK, "same", "same"}, "mine released": {protocol.OK, "same", "same"},
 		"mine given back": {protocol.OK, "same", "same"}, "other given back": {protocol.OK, "same", "same"},
 		"mine tombstone": {protocol.OK, "same", "same"}, "other live": {protocol.OK, "same", "same"}, "other lapsed": {protocol.OK, "same", "same"},
 		"other released": {protocol.OK, "same", "same"}, "other completed": {protocol.OK, "same", "same"}, "other tombstone": {protocol.OK, "same", "same"},
 	},
-	"give back uncounted": {"mine live": {protocol.OK, "uncounted", "cleared"}, "absent": {protocol.OK, "tombstone of a give back", "cleared"}},
 	"expire": {
 		"absent": {protocol.OK, "tombstone", "cleared"}, "mine live": {protocol.OK, "tombstone", "cleared"}, "mine lapsed": {protocol.OK, "tombstone", "cleared"},
 		"mine completed": {protocol.OK, "tombstone", "cleared"}, "mine failed": {protocol.OK, "tombstone", "cleared"}, "mine released": {protocol.OK, "tombstone", "cleared"},

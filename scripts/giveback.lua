@@ -4,9 +4,8 @@
 -- ARGV[1]  owner of the claim
 -- ARGV[2]  retention: how long a released record stays, ms
 -- ARGV[3]  how long a tombstone stays, ms
--- ARGV[4]  optional, 1: nobody worked under the grant, its attempt does not count
 -- Replies: {OK} · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
--- Moves: in progress, lapsed → released; absent → released, by a tombstone that makes a late copy of the claim find itself over.
+-- Moves: in progress, lapsed → released, and nobody having worked under the grant its attempt does not count; absent → released, by a tombstone that makes a late copy of the claim find itself over.
 --   Its maximum is 1, because it knows nothing of the key: a claim judges the key's age as where there is no record.
 -- Repeating: a copy finds the owner's record released and writes nothing.
 local rec = redis.pcall('GET', KEYS[1])
@@ -23,7 +22,7 @@ local time = redis.call('TIME')
 local now = millis(time)
 if rec then
   local attempt = sub(rec, 52, 59)
-  if ARGV[4] and attempt ~= '00000000' then attempt = format('%08.0f', tonumber(attempt) - 1) end
+  if attempt ~= '00000000' then attempt = format('%08.0f', tonumber(attempt) - 1) end
   redis.call('SET', KEYS[1], '1r' .. sub(rec, 3, 50) .. '0' .. attempt .. sub(rec, 60),
     'PX', keep(ARGV[2], token_of(rec), now))
 else

@@ -74,7 +74,7 @@ func (v *move) giveBack() {
 		v.same()
 	default:
 		r.state, r.lapsed = released, false
-		if o.uncounted && r.attempt > 0 {
+		if r.attempt > 0 {
 			if r.attempt == v.greatest[o.key] { // or more
 				v.leave(r, fence)
 			}

@@ -9,7 +9,7 @@ import (
 
 // hide adds what an operation may have done unseen: o itself where its outcome is not known, further copies of it
 // where it was answered. Some calls do more than they are asked for: a claim whose grant is over before it arrives is
-// given back, uncounted, and asked again under another owner; so is one that replicas did not confirm; and who gets
+// given back and asked again under another owner; so is one that replicas did not confirm; and who gets
 // no answer may give back in the background.
 func (p *plan) hide(o *op, from stage) {
 	unanswered := from == plain
@@ -20,7 +20,6 @@ func (p *plan) hide(o *op, from stage) {
 			p.hideAs(o, from, history.Claim, o.owner)
 			if unanswered {
 				p.hideAs(o, from, history.GiveBack, o.owner)
-				p.hideAs(o, from, history.GiveBack, o.owner).uncounted = true
 			}
 		}
 		if unanswered && told {
@@ -30,7 +29,7 @@ func (p *plan) hide(o *op, from stage) {
 			from = repeats // an earlier owner of this claim
 		}
 		p.hideAs(o, from, history.Claim, nobody)
-		p.hideAs(o, from, history.GiveBack, nobody).uncounted = true
+		p.hideAs(o, from, history.GiveBack, nobody)
 	case history.Checkpoint, history.Complete, history.Fail, history.Release, history.GiveBack, history.Expire, history.Resolve:
 		p.hideAs(o, from, o.do, o.owner)
 	}
@@ -56,7 +55,7 @@ func (p *plan) number() {
 		for _, w := range p.lates {
 			if w.overlaps(o.from, o.until) {
 				p.hideAs(o, wiped, history.Claim, nobody)
-				p.hideAs(o, wiped, history.GiveBack, nobody).uncounted = true
+				p.hideAs(o, wiped, history.GiveBack, nobody)
 				break
 			}
 		}

@@ -41,12 +41,11 @@ type op struct {
 	outcome  state // that complete, fail and resolve ask for
 	sequence int32 // of a checkpoint; 0 where its grant's are in no order
 
-	hidden    bool
-	stage     stage // the first that has it, of a hidden one
-	uncounted bool  // of give_back: the attempt is taken back
-	repeated  bool  // its copies may have been several
-	onMain    bool  // replicas have confirmed it: it is not on a server that is replaced
-	read      int64 // of expire and resolve: they act on nothing that was claimed later
+	hidden   bool
+	stage    stage // the first that has it, of a hidden one
+	repeated bool  // its copies may have been several
+	onMain   bool  // replicas have confirmed it: it is not on a server that is replaced
+	read     int64 // of expire and resolve: they act on nothing that was claimed later
 }
 
 // plan is a domain's operations.

@@ -41,7 +41,7 @@ func (r *rec) finished() bool { return r.state == completed || r.state == failed
 func (r *rec) mayHave(token int64) bool { return r.token == token || r.loose && token > r.token }
 func (r *rec) mayLack(token int64) bool { return r.token != token || r.loose }
 
-// tombstone says whether it is one; a claim that was given back uncounted is not, being bound.
+// tombstone says whether it is one; a claim that was given back is not, being bound.
 func (r *rec) tombstone() bool { return r.state == released && r.print == unbound }
 
 // branch is what one server holds of a domain. It is never changed once it is made.

@@ -90,7 +90,7 @@ func (c *simCaller) visit(key int32) {
 		} else {
 			e := c.begin(history.GiveBack, key)
 			e.Owner = ownerOf(owner)
-			_, _, ok, _ := c.send(c.sleep, c.giveBack(key, owner, false), "", false)
+			_, _, ok, _ := c.send(c.sleep, c.giveBack(key, owner), "", false)
 			if c.end(e, okOrUnknown(ok)); ok {
 				owner = 0
 			}
@@ -143,8 +143,8 @@ func (c *simCaller) request(verb model.Verb, l *simLeaseOf) model.Request {
 	}
 }
 
-func (c *simCaller) giveBack(key, owner int32, uncounted bool) model.Request {
-	return model.Request{Verb: model.GiveBack, Key: key, Owner: owner, Retention: 86_400_000, Burial: 100 * simLease / ms, Uncounted: uncounted}
+func (c *simCaller) giveBack(key, owner int32) model.Request {
+	return model.Request{Verb: model.GiveBack, Key: key, Owner: owner, Retention: 86_400_000, Burial: 100 * simLease / ms}
 }
 
 // claim asks for a key; of one whose outcome is unknown it returns the owner.
@@ -173,7 +173,7 @@ func (c *simCaller) claim(key, print, asked int32, quarantine, wait bool) (_ *si
 		switch r.Code {
 		case model.OK:
 			if unconfirmed && c.with.replicas > 0 {
-				c.send(c.sleep, c.giveBack(key, owner, true), "", false)
+				c.send(c.sleep, c.giveBack(key, owner), "", false)
 				c.end(e, history.NotReplicated)
 				return nil, 0
 			}
@@ -199,7 +199,7 @@ func (c *simCaller) claim(key, print, asked int32, quarantine, wait bool) (_ *si
 			}
 			fallthrough
 		case model.Over:
-			if _, _, ok, _ := c.send(c.sleep, c.giveBack(key, owner, true), "", false); !ok {
+			if _, _, ok, _ := c.send(c.sleep, c.giveBack(key, owner), "", false); !ok {
 				e.Owner = ownerOf(owner)
 				c.end(e, history.Unknown)
 				return nil, owner

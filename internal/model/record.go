@@ -140,9 +140,8 @@ type Request struct {
 	Within  bool  // the holder is within its lease
 	Finish  int64 // when it finished, by the holder's reckoning
 
-	Sequence  int64
-	Uncounted bool
-	Listen    uint8
+	Sequence int64
+	Listen   uint8
 }
 
 // Reply is a verb's answer. Which fields are set depends on the code.

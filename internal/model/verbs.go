@@ -204,7 +204,7 @@ func (p *Protocol) Release(s Slot, now int64, q *Request) (Slot, Reply) {
 	return s, Reply{Code: OK}
 }
 
-// GiveBack ends the claim of an owner, granted or not. It reads Owner, Retention, Burial and Uncounted.
+// GiveBack ends the claim of an owner, granted or not. It reads Owner, Retention and Burial.
 func (p *Protocol) GiveBack(s Slot, now int64, q *Request) (Slot, Reply) {
 	r, f, ms := &s.Record, &s.Fence, p.millis(now)
 	if r.there() && (r.State != InProgress || r.Owner != q.Owner) {
@@ -216,7 +216,7 @@ func (p *Protocol) GiveBack(s Slot, now int64, q *Request) (Slot, Reply) {
 			return s, Reply{Code: OK}
 		}
 		r.State, r.Mark = Released, 0
-		if q.Uncounted && r.Attempt > 0 {
+		if r.Attempt > 0 {
 			r.Attempt--
 		}
 		r.Expiry = p.expiry(q.Retention, r.Token, ms)

@@ -111,13 +111,9 @@ func Release(n keyname.Names, head string, retention time.Duration) Request {
 	return Request{Script: scripts.Release, Keys: n.Keys(), Args: []any{head, millis(retention)}}
 }
 
-// GiveBack ends an owner's claim, and keeps a tombstone for buried where there is none; uncounted takes its attempt back too.
-func GiveBack(n keyname.Names, owner string, retention, buried time.Duration, uncounted bool) Request {
-	q := Request{Script: scripts.GiveBack, Keys: n.Keys(), Args: []any{owner, millis(retention), millis(buried)}}
-	if uncounted {
-		q.Args = append(q.Args, "1")
-	}
-	return q
+// GiveBack ends an owner's claim and takes its attempt back; it keeps a tombstone for buried where there is none.
+func GiveBack(n keyname.Names, owner string, retention, buried time.Duration) Request {
+	return Request{Script: scripts.GiveBack, Keys: n.Keys(), Args: []any{owner, millis(retention), millis(buried)}}
 }
 
 // Expire fences out the record that was read; the tombstone bears owner where there was none.
