@@ -37,6 +37,7 @@ type Lease struct {
 	deadline    time.Time     // local, monotonic
 	latest      time.Time     // the deadline that no renewal passes, by our own clock
 	end         time.Duration // the server's, as last confirmed
+	length      time.Duration // as it is stored with that end
 	now         time.Duration // the server's clock at that confirmation
 	maximum     time.Duration // the end that no renewal passes
 	sequence    int64         // of the last checkpoint
@@ -75,7 +76,7 @@ func (l *Lease) confirm(r *protocol.Reply) {
 	if r.Sent.Before(l.sent) {
 		return // an older copy's answer came late
 	}
-	l.sent, l.end, l.now = r.Sent, r.Rec.End, r.Now
+	l.sent, l.end, l.length, l.now = r.Sent, r.Rec.End, r.Rec.Length, r.Now
 	l.deadline = r.Sent.Add(min(l.lease, r.Remaining()-l.grace))
 	if l.latest.IsZero() {
 		l.latest = r.Sent.Add(r.Rec.Maximum - r.Now - l.grace)
@@ -318,7 +319,7 @@ func (l *Lease) complete(ctx context.Context, op string, outcome byte, result []
 			return err
 		}
 	}
-	k := l.completeCall(outcome, result, o.retention)
+	k := l.completeCall(ctx, outcome, result, o.retention)
 	l.c.run(ctx, k)
 	l.mu.Lock()
 	l.finishing--
@@ -351,9 +352,9 @@ func (l *Lease) complete(ctx context.Context, op string, outcome byte, result []
 	return l.refused(k)
 }
 
-// completeCall begins a completion. Within the lease the key has the retention ahead of it already, as claim and
-// renewals set it beyond the lease's end.
-func (l *Lease) completeCall(outcome byte, result []byte, retention time.Duration) *call {
+// completeCall begins a completion. Where its first sending is answered or given up within the lease, the key has the
+// retention ahead of it already, as claim and renewals set it beyond the lease's end.
+func (l *Lease) completeCall(ctx context.Context, outcome byte, result []byte, retention time.Duration) *call {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.finishing++
@@ -361,10 +362,13 @@ func (l *Lease) completeCall(outcome byte, result []byte, retention time.Duratio
 		State: outcome, Owner: l.grant.Owner, Token: int64(l.grant.Token), Attempt: l.attempt,
 		Fingerprint: l.fingerprint, Bound: true, End: l.now + time.Since(l.sent), Data: result,
 	}
-	return l.call(protocol.Complete(l.names, protocol.CompleteArgs{
-		Record: rec, Retention: retention, End: l.end,
-		Within: retention == l.c.retention && time.Now().Before(l.deadline), Replicated: l.c.replicas > 0,
-	}))
+	args := protocol.CompleteArgs{Record: rec, Retention: retention, End: l.end, Replicated: l.c.replicas > 0}
+	if l.names.Fence == "" && l.checkpoint == nil && retention == l.c.retention && l.c.carrier.GivenUp(ctx).Before(l.deadline) {
+		claimed := rec
+		claimed.State, claimed.End, claimed.Length, claimed.Maximum, claimed.Data = protocol.StateInProgress, l.end, l.length, l.maximum, nil
+		args.Replaced = &claimed
+	}
+	return l.call(protocol.Complete(l.names, args))
 }
 
 // Release gives the key up without an outcome: the next claim may run at once. After Complete or Fail it does nothing, so

@@ -126,6 +126,7 @@ type operation struct {
 	key     int
 	grant   int // whose token, and whose owner was read; -1 those of the record as it is, -2 none
 	onFence bool
+	knows   bool   // the end of the lease that stands there, of a completion within it
 	write   string // behind the fence
 }
 
@@ -180,6 +181,7 @@ func (o *oracle) draw() operation {
 		q.End = o.subjects[0].clock/1000 + o.pick(-5_000, 20_000)
 		q.Rewrite = o.rand.IntN(3) == 0
 		if q.Within = o.rand.IntN(2) == 0; q.Within {
+			op.knows = o.rand.IntN(3) > 0
 			q.Finish = o.subjects[0].clock/1000 + o.pick(-1, 0, 1, 30_000)
 		}
 	case model.Expire, model.Resolve:
@@ -210,6 +212,9 @@ func (op *operation) of(s *subject) model.Request {
 	case -2:
 	default:
 		q.Token = s.tokens[op.grant]
+	}
+	if op.knows {
+		q.End = s.slots[op.key].Record.End
 	}
 	return q
 }
@@ -473,7 +478,7 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	var k *call
 	switch q.Verb {
 	case model.Claim:
-		k = plain(scripts.Claim, fmt.Sprintf("%s%012d%012d%02d%s", owner, q.Length, q.Lifetime, len(print), print), q.Length+q.Retention)
+		k = plain(scripts.Claim, fmt.Appendf(nil, "%s%012d%012d%02d%s", owner, q.Length, q.Lifetime, len(print), print), q.Length+q.Retention)
 		if q.Quarantine || q.Rewrite || q.Floor != 0 || q.Issued != 0 {
 			flags, issued := "", ""
 			if q.Quarantine {
@@ -492,16 +497,17 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	case model.Checkpoint:
 		k = plain(scripts.Checkpoint, head, fmt.Sprintf("%010d", q.Sequence), o.text[q.Data])
 	case model.Complete:
-		flags := ""
-		if q.Within {
-			flags = "k"
-		}
+		flag := "-"
 		if q.Rewrite {
-			flags += "w"
+			flag = "w"
 		}
 		finished := fmt.Sprintf("1%c%s0%08d%02d%013d%s%s", stateBytes[q.Outcome], head[2:], q.Attempt, len(print), q.Finish, print, o.text[q.Data])
-		if k = plain(scripts.Complete, finished, q.Retention, q.End); flags != "" {
-			k.Args = append(k.Args, flags)
+		if k = plain(scripts.Complete, finished, fmt.Sprintf("%013d%s%d", q.End, flag, q.Retention)); q.Within && n.Fence == "" {
+			known := o.record(s.slots[op.key].Record) // with the length and the maximum that are there
+			known.State, known.Owner, known.Token, known.Attempt, known.Mark = protocol.StateInProgress, owner, q.Token, int(q.Attempt), '0'
+			known.Bound, known.Fingerprint, known.End = true, []byte(print), ms(q.End)
+			known.Checkpointed, known.Data = false, nil
+			k.Args, k.Hasty = append(k.Args, known.Encode()), true
 		}
 	case model.Release:
 		k = plain(scripts.Release, head, q.Retention)
@@ -881,7 +887,7 @@ func TestOracleFindsBrokenScripts(t *testing.T) {
 		"checkpoint out of order":            {scripts.Checkpoint, "if there >= ARGV[2] then", "if false then"},
 		"complete of any owner":              {scripts.Complete, "if sub(rec, 1, 50) ~= head then", "if sub(rec, 1, 2) .. sub(rec, 35, 50) ~= sub(head, 1, 2) .. sub(head, 35) then"},
 		"complete whatever is stored":        {scripts.Complete, "if sub(rec, 2, 2) ~= sub(stored, 2, 2) or sub(rec, 75 + num(rec, 60, 61)) ~= sub(stored, 75 + num(stored, 60, 61)) then", "if false then"},
-		"complete anew at any time":          {scripts.Complete, "if not rec and now >= tonumber(ARGV[3]) then return {LOST} end", ""},
+		"complete anew at any time":          {scripts.Complete, "if not rec and now >= num(ARGV[2], 1, 13) then return {LOST} end", ""},
 		"complete anew with a resource":      {scripts.Complete, "refusal = select(2, hold(fence, head, nil, 2))", ""},
 		"complete that leaves the fence":     {scripts.Complete, "if fence then clear(", "if false then clear("},
 		"release of what is finished":        {scripts.Release, "if sub(rec, 1, 50) ~= head then", "if sub(rec, 3, 50) ~= sub(head, 3) then"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"strings"
@@ -344,6 +345,42 @@ func TestResultIsKeptForTheRetention(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A completion that the server gets only after the lease's end, because nothing was there to take it before, is kept for
+// as long as any, whether its first sending would have been over within the lease or not.
+func TestLateCompletionIsKeptForTheRetention(t *testing.T) {
+	for _, lease := range []time.Duration{time.Second, 30 * time.Second} {
+		inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
+			cutOff := redis.NewClient(rdb.Options())
+			defer cutOff.Close()
+			var down atomic.Bool
+			cutOff.AddHook(between(func(ctx context.Context, _ string, send func(context.Context) error) error {
+				if down.Load() {
+					return &net.OpError{Op: "dial", Err: io.EOF}
+				}
+				return send(ctx)
+			}))
+			const kept = 2 * time.Minute
+			c := open(t, cutOff, WithLease(lease), WithMaxLifetime(time.Minute), WithRetention(kept))
+			key := newKey(t)
+			l := mustClaim(t, c, key, ManualRenewal())
+			down.Store(true)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			done := make(chan error, 1)
+			go func() { done <- l.Complete(ctx, []byte("x")) }()
+			time.Sleep(50 * time.Second)
+			down.Store(false)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			r, err := c.Inspect(t.Context(), key)
+			if age := time.Since(r.CompletedAt); err != nil || r.RetentionRemaining < kept-time.Second || age > time.Second {
+				t.Errorf("with a lease of %v it is kept for %v, and was completed %v ago; %v", lease, r.RetentionRemaining, age, err)
+			}
+		})
+	}
 }
 
 // P8: every key that we write has a TTL.

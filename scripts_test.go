@@ -126,10 +126,10 @@ func TestContractCheckerFindsWrongHeaders(t *testing.T) {
 // pinned are the scripts' hashes. A change here must be meant: servers then cache another script, and a
 // process of the version before runs the old one beside it.
 var pinned = map[string]string{
-	"claim":      "2c4707ea784849a1cd7c4df3e0deadc6d7d1f807",
+	"claim":      "5d4449e8bc1a5af4ba10d860154392b5c85646c7",
 	"renew":      "949a930c99dcfebb7a5feaa5392304b9938bf387",
 	"checkpoint": "cd42b6012b63ccc01963c207f7fd2d69e91328a0",
-	"complete":   "440f61f1d323ae7eefddc82d12d88584800147aa",
+	"complete":   "ec497662ebe3ad5d8fc90a3ccf1f4e4484b640fb",
 	"release":    "179ab9bd6cab6832e5d4178e16a88d189d2fe85b",
 	"giveback":   "0a3f174a86d768ed68e3c7c1c560d434f64e89f6",
 	"expire":     "1b418d02435aa120e80438f31dd03815d2cd377c",

@@ -26,7 +26,7 @@ var mutants = []struct {
 }{
 	{"complete without the owner check", "complete", []string{"if sub(rec, 1, 50) ~= head then", "if false then"}, lateWorkers},
 	{"complete again with other bytes", "complete", []string{"or sub(rec, 75 + num(rec, 60, 61)) ~= sub(stored, 75 + num(stored, 60, 61))", ""}, "P4 an outcome is final"},
-	{"complete keeps the old TTL", "complete", []string{"'PX', keep(ARGV[2], token_of(stored), now))", "'KEEPTTL')"}, everyTTL},
+	{"complete keeps the old TTL", "complete", []string{"'PX', keep(retention, token_of(stored), now))", "'KEEPTTL')"}, everyTTL},
 	{"complete wakes nobody", "complete", []string{"wake(rec, KEYS[1])", ""}, woken},
 	{"complete keeps the resource", "complete", []string{"if fence then clear", "if false then clear"}, "P1 one key of a resource holds a lease at a time"},
 	{"complete anew without the resource", "complete", []string{"refusal = select(2, hold(fence, head, nil, 2))", ""}, everyCell + ", of a resource"},
@@ -39,7 +39,7 @@ var mutants = []struct {
 	{"claim takes a give back for a record", "claim", []string{"or state == 'r' and num(rec, 87, 99) == 1", ""}, oldKeys},
 	{"claim cuts the replay", "claim", []string{"string.sub(asked, 59) then\n    return rec", "string.sub(asked, 59) then\n    return string.sub(rec, 1, #rec - 1)"}, "P4 a result is replayed byte for byte"},
 	{"claim takes over what is in quarantine", "claim", []string{"if find(flags, 'q', 1, true) then return {UNCERTAIN} end", ""}, "P3 what lapsed in quarantine waits for its resolution"},
-	{"claim sets no TTL", "claim", []string{"redis.call('SET', KEYS[1], rec, 'PX', ARGV[2])", "redis.call('SET', KEYS[1], rec)"}, "P1 many claim a key at once, one gets it"},
+	{"claim sets no TTL", "claim", []string{"    redis.call('SET', name, rec, 'PX', ttl)", "    redis.call('SET', name, rec)"}, "P1 many claim a key at once, one gets it"},
 	{"claim loses the checkpoint", "claim", []string{"mark, checkpoint = sub(rec, 51, 51), sub(rec, 100 + size)", ""}, "P5 a checkpoint outlives its attempt"},
 	{"renew revives what lapsed", "renew", []string{"if now >= stop then return {LOST} end", ""}, everyCell},
 	{"renew beyond the maximum lifetime", "renew", []string{"math.min(math.max(stop, now + ARGV[2]), num(rec, 87, 99))", "math.max(stop, now + ARGV[2])"}, "P8 a lease is renewed, up to its maximum lifetime"},

@@ -12,7 +12,7 @@
 -- ARGV[5]  optional, when the client made the key, ms since 1970; empty: not known
 -- Replies: the record alone: in progress, granted just now (now is its end less its length); or finished, as FINISHED
 --   {OK, record, now, 1 or 0} granted, 1 by taking a lapsed lease over; or granted before to this owner · {OVER} this owner's grant has ended: draw a new one
---   {MISMATCH} · {FINISHED, record} · {IN_PROGRESS, header, now} · {BLOCKED, fence header, now, attempt} another key holds the resource
+--   {MISMATCH}, also where a record alone has another fingerprint, which the client sees · {FINISHED, record} · {IN_PROGRESS, header, now} · {BLOCKED, fence header, now, attempt} another key holds the resource
 --   {UNCERTAIN} · {KEY_EXPIRED} · {AHEAD, n} ARGV[n] is too far ahead of the clock · {SPENT} no token left below 2^53 · {CORRUPT, header, n} KEYS[n] is none of ours
 -- Moves: absent, released, lapsed → in progress.
 -- Repeating: the owner is kept in the record in every state, so a copy finds its own grant (unchanged) or finds it over.
@@ -20,37 +20,34 @@
 -- Nothing there, no resource, no options: most claims, and they do not pay for what the others need. The key
 -- stays for 10 s at least, so that keep() has nothing to add to a token that is the clock's. Numbers are put
 -- together as text, which has them whole, since formatting them costs as much as one more command.
-local rec = redis.pcall('GET', KEYS[1])
-local asked = ARGV[1]
-if not rec and not KEYS[2] and not ARGV[3] and #ARGV[2] > 4 then
-  local time = redis.call('TIME')
-  local secs, micros = time[1], string.sub('00000' .. time[2], -6)
+local name, asked, ttl, flags = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local rec = redis.pcall('GET', name)
+if not rec and not flags and not KEYS[2] and #ttl > 4 then
+  local sub, time = string.sub, redis.call('TIME')
+  local secs, micros = time[1], sub('00000' .. time[2], -6)
   if #secs == 10 and secs < '9007199254' then -- from 2001 on, and the token below 2^53
-    local now = secs .. string.sub(micros, 1, 3)
-    local length = string.sub(asked, 33, 44)
-    rec = '1p' .. string.sub(asked, 1, 32) .. secs .. micros .. '000000001' .. string.sub(asked, 57, 58)
-      .. now + tonumber(length) .. length .. now + tonumber(string.sub(asked, 45, 56)) .. string.sub(asked, 59)
-    redis.call('SET', KEYS[1], rec, 'PX', ARGV[2])
+    local now = secs .. sub(micros, 1, 3)
+    local length = sub(asked, 33, 44)
+    rec = '1p' .. sub(asked, 1, 32) .. secs .. micros .. '000000001' .. sub(asked, 57, 58)
+      .. now + tonumber(length) .. length .. now + tonumber(sub(asked, 45, 56)) .. sub(asked, 59)
+    redis.call('SET', name, rec, 'PX', ttl)
     return rec
   end
 end
 
--- An outcome, for the same fingerprint: nearly all other claims. The client finds out whether the record is whole.
-if not ARGV[3] and type(rec) == 'string' then
+-- An outcome: nearly all other claims. The client finds out whether the record is whole, and is for its fingerprint.
+if not flags and type(rec) == 'string' then
   local version, state = string.byte(rec, 1, 2)
-  if version == 49 and (state == 99 or state == 102) and string.sub(rec, 60, 61) == string.sub(asked, 57, 58)
-    and string.sub(rec, 75, 16 + #asked) == string.sub(asked, 59) then
-    return rec
-  end
+  if version == 49 and (state == 99 or state == 102) then return rec end
 end
 --[[COMMON]]
 
 -- An end that a stepped clock left too far away is cut to the lease's own length.
-local function cut(there, name, now, stop, write)
+local function cut(there, key, now, stop, write)
   if stop < num(there, 62, 74) then
     there, write = with_end(there, now, stop), true
   end
-  if write then redis.call('SET', name, there, 'KEEPTTL') end
+  if write then redis.call('SET', key, there, 'KEEPTTL') end
   return there
 end
 
@@ -62,12 +59,13 @@ local function stands(code, there, fence, now, write, whole)
   elseif fence and sub(fence, 2, 2) == 'p' then
     cut(fence, KEYS[2], now, end_of(fence, now), write)
   end
-  there = cut(there, KEYS[1], now, stop, write)
+  there = cut(there, name, now, stop, write)
   if whole then return {code, there, now} end
   return {code, sub(there, 1, 99), now}
 end
 
-local owner, print, flags = sub(asked, 1, 32), sub(asked, 57), ARGV[3] or ''
+local owner, print = sub(asked, 1, 32), sub(asked, 57)
+flags = flags or ''
 local rewrite = find(flags, 'w', 1, true)
 local state, attempt, mark, checkpoint = nil, 1, '0', ''
 if rec then
@@ -81,7 +79,7 @@ if rec then
     return {MISMATCH}
   end
   if from == 75 then
-    if rewrite and sub(rec, 51, 51) == '0' then redis.call('SET', KEYS[1], rec, 'KEEPTTL') end
+    if rewrite and sub(rec, 51, 51) == '0' then redis.call('SET', name, rec, 'KEEPTTL') end
     return {FINISHED, rec}
   end
   attempt = math.min(num(rec, 52, 59) + 1, 99999999)
@@ -121,7 +119,7 @@ if flags ~= '' or ARGV[4] then
     if issued - now > 3600000 then return {AHEAD, 5} end
     -- The tombstone of a give back is no answer to whether the key has run.
     local unknown = not rec or state == 'r' and num(rec, 87, 99) == 1
-    if unknown and issued + ARGV[2] - length < now then return {KEY_EXPIRED} end
+    if unknown and issued + ttl - length < now then return {KEY_EXPIRED} end
   end
   last = math.max(last, floor)
 end
@@ -130,11 +128,11 @@ if token >= 9007199254740992 then return {SPENT} end
 
 local lease = format('%013.0f%s%013.0f', now + length, sub(asked, 33, 44), now + num(asked, 45, 56))
 local head = format('1p%s%016.0f', owner, token)
-local ttl = keep(ARGV[2], token, now)
+ttl = keep(ttl, token, now)
 rec = head .. mark .. format('%08.0f', attempt) .. sub(print, 1, 2) .. lease .. sub(print, 3) .. checkpoint
-redis.call('SET', KEYS[1], rec, 'PX', ttl)
+redis.call('SET', name, rec, 'PX', ttl)
 if KEYS[2] then
   local waited = fence and sub(fence, 51, 51) or '0'
-  redis.call('SET', KEYS[2], head .. waited .. '0000000000' .. lease .. '0000000000' .. KEYS[1], 'PX', ttl)
+  redis.call('SET', KEYS[2], head .. waited .. '0000000000' .. lease .. '0000000000' .. name, 'PX', ttl)
 end
 return {OK, rec, now, state == 'p' and 1 or 0}

@@ -70,9 +70,19 @@ type sentOnce struct{ *redis.Cmd }
 
 func (sentOnce) NoRetry() bool { return true }
 
-func (k *Call) command(ctx context.Context, whole bool) sentOnce {
+// sending is how calls go out.
+type sending struct {
+	again bool // copies of them have gone out before
+	whole bool // with the script's text, for a server that does not have it
+}
+
+func (k *Call) command(ctx context.Context, s sending) sentOnce {
+	own := k.Args
+	if s.again && k.Hasty {
+		own = own[:len(own)-1]
+	}
 	args := make([]any, 0, 3+len(k.Keys)+len(k.Args))
-	if whole {
+	if s.whole {
 		args = append(args, "eval", k.Script.Text, len(k.Keys))
 	} else {
 		args = append(args, "evalsha", k.Script.SHA, len(k.Keys))
@@ -80,7 +90,7 @@ func (k *Call) command(ctx context.Context, whole bool) sentOnce {
 	for _, name := range k.Keys {
 		args = append(args, name)
 	}
-	cmd := sentOnce{redis.NewCmd(ctx, append(args, k.Args...)...)}
+	cmd := sentOnce{redis.NewCmd(ctx, append(args, own...)...)}
 	cmd.SetFirstKeyPos(3)
 	return cmd
 }
@@ -116,7 +126,7 @@ func (c *Carrier) Run(ctx context.Context, calls ...*Call) {
 		if !calls[0].Once { // it has all the time
 			attempt, done = context.WithDeadline(ctx, c.patience(end))
 		}
-		last = c.exchange(attempt, calls)
+		last = c.exchange(attempt, calls, try > 0)
 		done()
 		if last == nil {
 			return
@@ -137,6 +147,11 @@ func (c *Carrier) lookAgain(ctx context.Context) {
 	if c.Cluster != nil {
 		c.Cluster.ReloadState(ctx)
 	}
+}
+
+// GivenUp is when the first sending of a call under ctx is given up.
+func (c *Carrier) GivenUp(ctx context.Context) time.Time {
+	return c.patience(c.End(ctx)).Add(lastMoment)
 }
 
 // patience is when one sending is given up, of a call that ends then: a connection that hangs must not use up all of
@@ -181,7 +196,7 @@ func (c *Carrier) byMaster(ctx context.Context, calls []*Call) map[*redis.Client
 
 // Try sends calls of one master a single time, in one pipeline; those whose fate is not known then are not settled.
 func (c *Carrier) Try(ctx context.Context, calls []*Call) {
-	if err := c.exchangeOne(ctx, calls); err != nil {
+	if err := c.exchangeOne(ctx, calls, false); err != nil {
 		c.lookAgain(ctx)
 	}
 }
@@ -190,10 +205,10 @@ func (c *Carrier) Try(ctx context.Context, calls []*Call) {
 const lastMoment = 20 * time.Millisecond
 
 // exchange sends every call once, to each master by itself: one that hangs keeps no other's replies back. For
-// calls that are still open it returns one of their errors.
-func (c *Carrier) exchange(ctx context.Context, calls []*Call) error {
+// calls that are still open it returns one of their errors. again says that copies of them have been sent before.
+func (c *Carrier) exchange(ctx context.Context, calls []*Call, again bool) error {
 	if c.Cluster == nil || len(calls) == 1 {
-		return c.exchangeOne(ctx, calls)
+		return c.exchangeOne(ctx, calls, again)
 	}
 	grouped := make(chan map[*redis.Client][]*Call, 1)
 	go func() { grouped <- c.byMaster(ctx, calls) }() // it may have to ask for the topology first
@@ -205,7 +220,7 @@ func (c *Carrier) exchange(ctx context.Context, calls []*Call) error {
 	}
 	errs := make(chan error, len(groups))
 	for _, group := range groups {
-		go func() { errs <- c.exchangeOne(ctx, group) }()
+		go func() { errs <- c.exchangeOne(ctx, group, again) }()
 	}
 	var open error
 	for range groups {
@@ -218,10 +233,10 @@ func (c *Carrier) exchange(ctx context.Context, calls []*Call) error {
 
 // exchangeOne sends calls once, in one pipeline, and settles those whose fate is known. It returns when ctx ends,
 // give or take a moment, whatever the connection does.
-func (c *Carrier) exchangeOne(ctx context.Context, calls []*Call) error {
+func (c *Carrier) exchangeOne(ctx context.Context, calls []*Call, again bool) error {
 	sent := time.Now()
 	finished := make(chan []answer, 1)
-	go func() { finished <- c.transmit(ctx, calls) }()
+	go func() { finished <- c.transmit(ctx, calls, again) }()
 	var answers []answer
 	select {
 	case answers = <-finished:
@@ -273,25 +288,25 @@ func (k *Call) settle(a answer, sent time.Time) error {
 
 // transmit sends calls once; a script that the server does not know did not run and is sent along. It
 // does not touch the calls: exchangeOne may have given up on them.
-func (c *Carrier) transmit(ctx context.Context, calls []*Call) []answer {
-	answers := c.deliver(ctx, calls, false)
+func (c *Carrier) transmit(ctx context.Context, calls []*Call, again bool) []answer {
+	answers := c.deliver(ctx, calls, sending{again: again})
 	var unknown []int
-	var again []*Call
+	var left []*Call
 	for i := range answers {
 		if err := answers[i].err; err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-			unknown, again = append(unknown, i), append(again, calls[i])
+			unknown, left = append(unknown, i), append(left, calls[i])
 		}
 	}
-	if len(again) == 0 {
+	if len(left) == 0 {
 		return answers
 	}
-	if err := c.firstUse(ctx, again[0].Keys[0]); err != nil {
+	if err := c.firstUse(ctx, left[0].Keys[0]); err != nil {
 		for _, i := range unknown {
 			answers[i] = answer{err: err}
 		}
 		return answers
 	}
-	for n, a := range c.deliver(ctx, again, true) {
+	for n, a := range c.deliver(ctx, left, sending{again: again, whole: true}) {
 		answers[unknown[n]] = a
 	}
 	return answers
@@ -320,10 +335,10 @@ func (c *Carrier) firstUse(ctx context.Context, redisKey string) error {
 	return nil
 }
 
-func (c *Carrier) deliver(ctx context.Context, calls []*Call, whole bool) []answer {
+func (c *Carrier) deliver(ctx context.Context, calls []*Call, s sending) []answer {
 	answers := make([]answer, len(calls))
 	if len(calls) == 1 && !c.durably(calls[0]) {
-		cmd := calls[0].command(ctx, whole)
+		cmd := calls[0].command(ctx, s)
 		_ = c.Client.Process(ctx, cmd)
 		answers[0] = answerOf(cmd)
 		return answers
@@ -334,7 +349,7 @@ func (c *Carrier) deliver(ctx context.Context, calls []*Call, whole bool) []answ
 		if c.durably(k) {
 			continue
 		}
-		cmds[i] = k.command(ctx, whole)
+		cmds[i] = k.command(ctx, s)
 		_ = pipe.Process(ctx, cmds[i])
 	}
 	if pipe.Len() > 0 {
@@ -346,7 +361,7 @@ func (c *Carrier) deliver(ctx context.Context, calls []*Call, whole bool) []answ
 		}
 	}
 	if c.Replicas > 0 {
-		c.deliverDurably(ctx, calls, whole, answers)
+		c.deliverDurably(ctx, calls, s, answers)
 	}
 	return answers
 }

@@ -228,7 +228,7 @@ func (c *Carrier) depart(l *lane) {
 	for i, r := range rides {
 		calls[i] = r.call
 	}
-	answers := c.transmit(ctx, calls)
+	answers := c.transmit(ctx, calls, false)
 	for i, r := range rides {
 		r.done <- answers[i]
 	}

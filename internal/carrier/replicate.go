@@ -14,7 +14,7 @@ import (
 // client's own WAIT asks the masters in turn instead, and its own pipelines may split over connections.
 
 // deliverDurably sends the calls that wait for replicas, a pipeline for each master.
-func (c *Carrier) deliverDurably(ctx context.Context, calls []*Call, whole bool, answers []answer) {
+func (c *Carrier) deliverDurably(ctx context.Context, calls []*Call, s sending, answers []answer) {
 	type batch struct {
 		node  redis.UniversalClient
 		calls []int
@@ -44,7 +44,7 @@ func (c *Carrier) deliverDurably(ctx context.Context, calls []*Call, whole bool,
 	finished := make(chan struct{}, len(batches))
 	for _, b := range batches {
 		go func() {
-			c.deliverTo(ctx, b.node, b.calls, calls, whole, false, answers)
+			c.deliverTo(ctx, b.node, b.calls, calls, s, false, answers)
 			finished <- struct{}{}
 		}()
 	}
@@ -55,14 +55,14 @@ func (c *Carrier) deliverDurably(ctx context.Context, calls []*Call, whole bool,
 
 // deliverTo sends some of the calls and a WAIT down one connection. A slot on its way to another node
 // answers ASK; those calls follow it there, once.
-func (c *Carrier) deliverTo(ctx context.Context, node redis.UniversalClient, some []int, calls []*Call, whole, asking bool, answers []answer) {
+func (c *Carrier) deliverTo(ctx context.Context, node redis.UniversalClient, some []int, calls []*Call, s sending, asking bool, answers []answer) {
 	pipe := node.Pipeline()
 	cmds := make([]sentOnce, len(some))
 	for n, i := range some {
 		if asking {
 			_ = pipe.Process(ctx, sentOnce{redis.NewCmd(ctx, "asking")})
 		}
-		cmds[n] = calls[i].command(ctx, whole)
+		cmds[n] = calls[i].command(ctx, s)
 		_ = pipe.Process(ctx, cmds[n])
 	}
 	wait := sentOnce{redis.NewCmd(ctx, "wait", c.Replicas, c.waitBound(ctx, node).Milliseconds())}
@@ -85,7 +85,7 @@ func (c *Carrier) deliverTo(ctx context.Context, node redis.UniversalClient, som
 	}
 	for addr, some := range moving {
 		if target := c.nodeAt(ctx, addr); target != nil {
-			c.deliverTo(ctx, target, some, calls, whole, true, answers)
+			c.deliverTo(ctx, target, some, calls, s, true, answers)
 		}
 	}
 }

@@ -142,8 +142,7 @@ func (p *Protocol) Checkpoint(s Slot, _ int64, q *Request) (Slot, Reply) {
 	return s, Reply{Code: OK}
 }
 
-// Complete stores the outcome. It reads the grant, Outcome, Data, Retention, Attempt, Print, Within and Finish, and for a
-// record that was lost End.
+// Complete stores the outcome. It reads the grant, Outcome, Data, Retention, Attempt, Print, End, Within and Finish.
 func (p *Protocol) Complete(s Slot, now int64, q *Request) (Slot, Reply) {
 	r, ms := &s.Record, p.millis(now)
 	if r.finished() && r.Token == q.Token && (r.Owner == q.Owner || p.Without.OwnerCheck) {
@@ -183,11 +182,11 @@ func (p *Protocol) Complete(s Slot, now int64, q *Request) (Slot, Reply) {
 	return s, Reply{Code: OK, Now: finished}
 }
 
-// asClaimed says whether a completion by a holder within its lease finds the record as the claim wrote it, with nobody waiting.
+// asClaimed says whether a completion by a holder within its lease finds the record as it knows it, with nobody waiting.
 func (q *Request) asClaimed(s *Slot) bool {
 	r := &s.Record
 	return q.Within && !s.Shared && r.State == InProgress && r.Owner == q.Owner && r.Token == q.Token &&
-		r.Attempt == q.Attempt && r.Print == q.Print && r.Mark == 0 && !r.Saved
+		r.Attempt == q.Attempt && r.Print == q.Print && r.Mark == 0 && !r.Saved && r.End == q.End
 }
 
 // Release gives the key up. It reads the grant and Retention.

@@ -79,13 +79,25 @@ var clientMutants = []mutant{
 	{
 		"call outlives its context", "P5", "the client's own timeouts decide when a call returns",
 		both(
-			in("internal/carrier/carrier.go", "go func() { finished <- c.transmit(ctx, calls) }()", "finished <- c.transmit(ctx, calls)"),
+			in("internal/carrier/carrier.go", "go func() { finished <- c.transmit(ctx, calls, again) }()", "finished <- c.transmit(ctx, calls, again)"),
 			in("internal/carrier/lane.go", "case <-ctx.Done():", "case <-c.Base.Done():"),
 		), root("^TestCallsReturnWhenTheirContextEnds$"),
 	},
 	{
 		"completion keeps the lease's TTL", "P4", "the time that the key had left is taken for enough, also after the lease",
-		in("lease.go", "time.Now().Before(l.deadline)", "true"), root("^TestResultIsKeptForTheRetention$"),
+		in("lease.go", "l.c.carrier.GivenUp(ctx).Before(l.deadline)", "true"), root("^TestResultIsKeptForTheRetention$"),
+	},
+	{
+		"repeated completion keeps the lease's TTL", "P4", "the time that the key had left at the first sending is taken for enough at the last",
+		in("internal/carrier/carrier.go", "if s.again && k.Hasty {", "if false {"), root("^TestLateCompletionIsKeptForTheRetention$"),
+	},
+	{
+		"completion over any record", "P3", "what the holder knows of the record is not compared with it",
+		script("complete", "if rec == ARGV[3] then", "if rec and ARGV[3] then"), root("^TestOracle$"),
+	},
+	{
+		"replay to any fingerprint", "P4", "the client leaves it to the script, which leaves it to the client",
+		in("internal/protocol/reply.go", "rec.Bound && string(rec.Fingerprint) != printOf(q)", "false"), cells("claim with another fingerprint", "other completed"),
 	},
 	{
 		"RetainFor is not looked at", "P4", "a completion within its lease is kept as long as any",

@@ -24,7 +24,7 @@ var holderMutants = []mutant{
 	},
 	{
 		"complete on an absent record at any time", "P3", "where nothing is left to compare, whoever comes may write",
-		script("complete", "if not rec and now >= tonumber(ARGV[3]) then", "if false then"), cells("complete after the end", "absent"),
+		script("complete", "if not rec and now >= num(ARGV[2], 1, 13) then", "if false then"), cells("complete after the end", "absent"),
 	},
 	{
 		"complete with other bytes succeeds", "P7", "the caller is told that his result is stored, and another one is",

@@ -30,6 +30,8 @@ func DecodeReply(raw any, q *Request) (Reply, error) {
 		switch {
 		case err != nil:
 			return Reply{}, corrupt("%s (redis key %q)", err, q.Keys[0])
+		case rec.Finished() && rec.Bound && string(rec.Fingerprint) != printOf(q):
+			return Reply{Code: Mismatch}, nil
 		case rec.Finished():
 			return Reply{Code: Finished, Rec: rec}, nil
 		}
@@ -86,6 +88,12 @@ func DecodeReply(raw any, q *Request) (Reply, error) {
 	r.Now = time.Duration(rest[0]) * time.Millisecond
 	r.Number, r.Size = rest[1], rest[2]
 	return r, nil
+}
+
+// printOf is the fingerprint that a claim asks for.
+func printOf(claim *Request) string {
+	asked, _ := claim.Args[0].([]byte)
+	return string(asked[min(58, len(asked)):])
 }
 
 // blamed is the Redis key that a script refused to read; the record, where it does not say.

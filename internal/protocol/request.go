@@ -19,6 +19,7 @@ type Request struct {
 	Fenced  bool // its reply is a user's command's
 	Brief   bool // its reply has a record's header only
 	Once    bool // must not be sent again once it may have run
+	Hasty   bool // its last argument is for the first sending alone
 }
 
 // ClaimArgs are a claim's arguments. Length is the lease with its grace.
@@ -86,24 +87,22 @@ type CompleteArgs struct {
 	Record     Record        // as it is to stand, with when it finished as its end
 	Retention  time.Duration // of the result
 	End        time.Duration // of the lease: until then a record that was lost is made anew
-	Within     bool          // the holder is within its lease, and its key has the retention left anyhow
+	Replaced   *Record       // what stands there, where the holder is within its lease and its key has the retention left anyhow
 	Replicated bool
 }
 
 // Complete stores the outcome, a copy of what the record holds.
 func Complete(n keyname.Names, a CompleteArgs) Request {
-	args := []any{a.Record.bytes(), millis(a.Retention), millis(a.End)}
-	flags := ""
-	if a.Within {
-		flags = "k"
-	}
+	flag := byte('-')
 	if a.Replicated {
-		flags += "w"
+		flag = 'w'
 	}
-	if flags != "" {
-		args = append(args, flags)
+	how := append(padded(make([]byte, 0, 32), a.End.Milliseconds(), 13), flag)
+	q := Request{Script: scripts.Complete, Keys: n.Keys(), Args: []any{a.Record.bytes(), strconv.AppendInt(how, a.Retention.Milliseconds(), 10)}, Durable: true}
+	if a.Replaced != nil {
+		q.Args, q.Hasty = append(q.Args, a.Replaced.bytes()), true
 	}
-	return Request{Script: scripts.Complete, Keys: n.Keys(), Args: args, Durable: true}
+	return q
 }
 
 // Release gives the lease up.

@@ -190,14 +190,14 @@ func (r *rig) round(ctx context.Context, keys int, send sender) (map[string]floa
 		done := protocol.Record{
 			State: protocol.StateCompleted, Owner: g.rec.Owner, Token: g.rec.Token, Attempt: g.rec.Attempt, Bound: true, End: g.rec.End, Data: r.result,
 		}
-		return protocol.Complete(g.names, protocol.CompleteArgs{Record: done, Retention: retention, End: g.rec.End, Within: true})
+		return protocol.Complete(g.names, protocol.CompleteArgs{Record: done, Retention: retention, End: g.rec.End, Replaced: &g.rec})
 	}
 	t.granted("claim", waited)
 	t.granted("claim", quiet)
 	t.granted("resource claim", shared)
 	t.length("in flight", quiet[0])
 	t.take("refused", commands(quiet, claim))
-	t.take("renew", commands(quiet, renew))
+	t.take("renew", commands(waited, renew))
 	t.take("mark", commands(waited, mark))
 	t.take("waited", commands(waited, complete))
 	t.take("complete", commands(quiet, complete))
