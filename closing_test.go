@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,4 +101,32 @@ func TestNothingGoesOnAfterClose(t *testing.T) {
 			t.Errorf("%#v: nobody gives the claim back, so its caller needs the owner", err)
 		}
 	})
+}
+
+// Nothing of ours runs any more when Close returns, so that a program's own check for goroutines is quiet. One that has done
+// all it had to may still be on the list for an instant; that is rare.
+func TestCloseLeavesNoGoroutine(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+	defer rdb.Close()
+	left := 0
+	stacks := make([]byte, 1<<20)
+	for range 200 {
+		c := open(t, rdb)
+		var callers sync.WaitGroup
+		for range 4 {
+			callers.Go(func() {
+				if l, err := c.Claim(t.Context(), newKey(t)); err == nil {
+					_ = l.Complete(t.Context(), nil)
+				}
+			})
+		}
+		callers.Wait()
+		_ = c.Close()
+		if strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "carrier.(*Carrier).send") {
+			left++
+		}
+	}
+	if left > 20 {
+		t.Errorf("after %d of 200 calls of Close a sender was there", left)
+	}
 }

@@ -93,6 +93,7 @@ func (c *Coordinator) Close() error {
 	c.stop(ErrClosed)
 	c.starting.Unlock()
 	c.background.Wait()
+	c.carrier.Rest()
 	c.cache.Close()
 	return nil
 }

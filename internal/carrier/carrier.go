@@ -36,7 +36,6 @@ type Carrier struct {
 	lanes       lanes
 	rides       sync.Pool // of *ride that nobody waits for
 	senders     chan *lane
-	idle        atomic.Int32 // senders that wait
 }
 
 // New makes a carrier. Its goroutines end with Base, and what is out by the client's timeouts.

@@ -12,9 +12,9 @@ import (
 )
 
 // Calls that are made one by one, but at the same time, share pipelines: a system call and a wake-up for each command
-// are most of what it costs, on either side. Nothing waits for others to come: the goroutine that sends lets those run
-// that are ready to, once, and takes what they have asked for. A caller who is alone is sent at once; the busier the
-// process, the longer its pipelines.
+// are most of what it costs, on either side. Nothing waits for others to come: where others are about, the goroutine that
+// sends lets those run that are ready to, once, and takes what they have asked for. A caller who is alone is sent at once;
+// the busier the process, the longer its pipelines.
 
 const (
 	longestPipeline = 32       // calls in one pipeline: where there are more, another one fills while the server works on the first
@@ -25,6 +25,7 @@ const (
 type lane struct {
 	waiting []*ride
 	leaving bool // somebody is about to take those who wait
+	out     int  // pipelines under way
 }
 
 // laneKey says which calls may share: those for one master, apart from those that wait for replicas.
@@ -35,8 +36,10 @@ type laneKey struct {
 
 // lanes are those that somebody waits in, and some that somebody will.
 type lanes struct {
-	mu   sync.Mutex
-	open map[laneKey]*lane
+	mu      sync.Mutex
+	open    map[laneKey]*lane
+	resting int            // senders that wait for more to send
+	idlers  sync.WaitGroup // of them
 }
 
 // mostLanes are kept: masters come and go.
@@ -47,7 +50,7 @@ func (s *lanes) of(key laneKey) *lane {
 	l := s.open[key]
 	if l == nil {
 		if len(s.open) >= mostLanes {
-			maps.DeleteFunc(s.open, func(_ laneKey, l *lane) bool { return len(l.waiting) == 0 })
+			maps.DeleteFunc(s.open, func(_ laneKey, l *lane) bool { return len(l.waiting) == 0 && l.out == 0 })
 		}
 		if s.open == nil {
 			s.open = map[laneKey]*lane{}
@@ -197,24 +200,48 @@ func (c *Carrier) dispatch(l *lane) {
 const mostSenders = 4
 
 func (c *Carrier) send(l *lane) {
-	for {
+	for l != nil {
 		c.depart(l)
-		if c.idle.Add(1) > mostSenders {
-			c.idle.Add(-1)
-			return
-		}
-		select {
-		case l = <-c.senders:
-			c.idle.Add(-1)
-		case <-c.Base.Done():
-			return
-		}
+		l = c.next()
 	}
+}
+
+// next waits for a lane to send from; nil where enough others wait, or Base has ended.
+func (c *Carrier) next() *lane {
+	s := &c.lanes
+	s.mu.Lock()
+	if s.resting == mostSenders || c.Base.Err() != nil {
+		s.mu.Unlock()
+		return nil
+	}
+	s.resting++
+	s.idlers.Add(1)
+	s.mu.Unlock()
+	var l *lane
+	select {
+	case l = <-c.senders:
+	case <-c.Base.Done():
+	}
+	s.mu.Lock()
+	s.resting--
+	s.mu.Unlock()
+	s.idlers.Done()
+	return l
+}
+
+// Rest returns when nobody waits for anything to send any more, after Base has ended. What is out ends by the client's timeouts.
+func (c *Carrier) Rest() {
+	c.lanes.mu.Lock()
+	idlers := &c.lanes.idlers // who has not seen Base's end has been counted
+	c.lanes.mu.Unlock()
+	idlers.Wait()
 }
 
 // depart sends what has gathered.
 func (c *Carrier) depart(l *lane) {
-	runtime.Gosched()
+	if c.lanes.busy(l) {
+		runtime.Gosched()
+	}
 	rides, more := c.lanes.take(l)
 	if more {
 		c.dispatch(l)
@@ -229,9 +256,23 @@ func (c *Carrier) depart(l *lane) {
 		calls[i] = r.call
 	}
 	answers := c.transmit(ctx, calls, false)
+	c.lanes.arrived(l)
 	for i, r := range rides {
 		r.done <- answers[i]
 	}
+}
+
+// busy says whether others are about to join, as far as can be told: those who wait, and those who will when they have their answers.
+func (s *lanes) busy(l *lane) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(l.waiting) > 1 || l.out > 0
+}
+
+func (s *lanes) arrived(l *lane) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.out--
 }
 
 // take empties a lane; more says that some have to wait for another pipeline.
@@ -245,6 +286,9 @@ func (s *lanes) take(l *lane) (rides []*ride, more bool) {
 		rides, more = rides[:longestPipeline], true
 	}
 	l.leaving = more
+	if len(rides) > 0 {
+		l.out++
+	}
 	now := time.Now()
 	for _, r := range rides {
 		r.sent = now
