@@ -45,7 +45,7 @@ func TestRows(t *testing.T) {
 		"held_lost": true, "many_pipelines": true, "delayed_fresh_trips": true, "delayed_replay_trips": true,
 		"waiting_1_executions": true, "waiting_2_executions": true, nameInFlight: true,
 	}
-	r, err := measure(t.Context(), tiny, rows, nil)
+	r, err := measure(t.Context(), tiny, rows, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -89,7 +89,7 @@ func (h *holder) claim(ctx context.Context, n int) error {
 	if err := h.rdb.Ping(ctx).Err(); err != nil { // a connection is there
 		return err
 	}
-	h.heap, h.goroutines = heapNow(), float64(runtime.NumGoroutine())
+	h.heap, h.goroutines = heapNow(), settled(ctx)
 	const together = 1000
 	for len(h.leases) < n {
 		requests := make([]coordinator.ClaimRequest, min(together, n-len(h.leases)))
@@ -104,6 +104,17 @@ func (h *holder) claim(ctx context.Context, n int) error {
 		}
 	}
 	return nil
+}
+
+// settled counts goroutines once those of what was measured before have ended.
+func settled(ctx context.Context) float64 {
+	n, since := runtime.NumGoroutine(), time.Now()
+	for begin := since; time.Since(since) < 300*time.Millisecond && time.Since(begin) < 10*time.Second && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		if now := runtime.NumGoroutine(); now != n {
+			n, since = now, time.Now()
+		}
+	}
+	return float64(n)
 }
 
 // window is what happened in a stretch of holding.

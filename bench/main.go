@@ -6,6 +6,7 @@
 //	go run ./bench --rows 1,4    these rows
 //	go run ./bench --json FILE   writes the report as JSON as well; - is standard output
 //	go run ./bench --check       exit status 1 when a row misses a target
+//	go run ./bench --profile DIR  writes a CPU profile of this process for each row, for go tool pprof
 //	go run ./bench draw          puts docs/speed.json into docs/speed.md and docs/img/speed.svg
 package main
 
@@ -35,6 +36,8 @@ type runCommand struct {
 	Rounds int    `placeholder:"N" help:"Rounds of each comparison, instead of the usual number."`
 	JSON   string `name:"json" placeholder:"FILE" help:"Write the report as JSON, - for standard output; the table goes to standard error then."`
 	Check  bool   `help:"Exit with status 1 when a row misses a target."`
+
+	Profile string `placeholder:"DIR" help:"Write a CPU profile of this process for each row there, row-5.pprof and so on, for go tool pprof -top; its contenders are told apart by their functions."`
 }
 
 // Exit statuses.
@@ -106,7 +109,7 @@ func (r *runCommand) Run(ctx context.Context, std streams) error {
 	if r.JSON == "-" {
 		told = std.err
 	}
-	report, err := measure(ctx, r.effort(), r.chosen(), newProgress(std.err))
+	report, err := measure(ctx, r.effort(), r.chosen(), newProgress(std.err), r.Profile)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ type effort struct {
 var full = effort{
 	rounds: 7, slice: 300 * time.Millisecond, callers: 64, pipeline: 100, keys: 20_000,
 	leases: 100_000, lease: 30 * time.Second,
-	waiters: 1000, processes: 10, working: 12 * time.Second, waitRounds: 3,
+	waiters: 1000, processes: 10, working: 34 * time.Second, waitRounds: 2,
 	batch: 1000, records: 2_000_000, short: 300 * time.Millisecond, leaseWindow: 10 * time.Second,
 }
 
@@ -70,8 +70,8 @@ var quick = effort{
 }
 
 // measure starts a server and measures the rows on it, one after the other. A row that fails is reported as failed, and
-// the others go on; an error means that nothing could be measured, or that ctx has ended.
-func measure(ctx context.Context, e effort, chosen []row, p *progress) (*report, error) {
+// the others go on; an error means that nothing could be measured, or that ctx has ended. profiles is a directory, or empty.
+func measure(ctx context.Context, e effort, chosen []row, p *progress, profiles string) (*report, error) {
 	l, err := newLab(ctx, e)
 	if err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func measure(ctx context.Context, e effort, chosen []row, p *progress) (*report,
 		if err := l.clear(ctx); err != nil {
 			return nil, err
 		}
-		figures, err := row.measure(l, ctx)
+		figures, err := profiled(profiles, row, func() ([]figure, error) { return row.measure(l, ctx) })
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}

@@ -22,7 +22,7 @@ import (
 const sameWaiting = `There is no peer: the others poll, or fail. So the limits are absolute. All callers call Do for one key at once, with WaitUpTo; one of them
 works for a while, and the others get its result. The processes are this program, started anew. An answer's delay is from the moment at which the work was done, before its
 result was stored, to the return of Do, by the machine's clock. Commands are counted by MONITOR, those of scripts as one, while the work goes on and nobody begins to wait any more:
-the renewals of the one at work, and polls, which come every 12 to 15 s, so that a window may have none. TestCommandsWhileWaiting counts for ten minutes.`
+the renewals of the one at work, and polls, which come every 12 to 15 s; a window of the full run has one or two of each process. TestCommandsWhileWaiting counts for ten minutes.`
 
 // waiting is row 8.
 func (l *lab) waiting(ctx context.Context) ([]figure, error) {
