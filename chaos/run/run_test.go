@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestChaosShort is a run with a fault of each kind. go run ./chaos has all of them, for longer.
+// TestChaosShort is a run with a fault of each kind, half of the times with a cache of results. go run ./chaos has all of
+// them, for longer.
 func TestChaosShort(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes half a minute")
@@ -41,8 +42,9 @@ func TestChaosShort(t *testing.T) {
 	redistest.Need(t)
 	pgtest.Need(t)
 	var told bytes.Buffer
+	seed := 1 + rand.Int64N(1_000_000)
 	report, err := Run(context.Background(), Options{
-		Seed: 1 + rand.Int64N(1_000_000), Duration: time.Second, Groups: []string{Short}, Processes: 3, Callers: 4,
+		Seed: seed, Cache: time.Duration(seed%2) * 300 * time.Millisecond, Duration: time.Second, Groups: []string{Short}, Processes: 3, Callers: 4,
 		Command: []string{os.Args[0], asCaller}, Told: &told,
 	})
 	if report != nil {
