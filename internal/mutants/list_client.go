@@ -166,4 +166,8 @@ var waitMutants = []mutant{
 		"waiter gets another request's result", "P4", "all who wait for a key are told what the first one found",
 		in("wait.go", "if !bytes.Equal(found.Fingerprint, q.fingerprint) {", "if false {"), root("^TestWaiterIsNotToldAnotherRequestsResult$"),
 	},
+	{
+		"waiter gets what was there before its call", "P4", "who enters while the first one looks is told what that look finds, though it may be expired by then",
+		in("internal/wakeup/wakeup.go", "m != leader && m.number <= latest", "m != leader"), root("^TestWaiterIsNotToldWhatWasThereBeforeItsCall$"),
+	},
 }

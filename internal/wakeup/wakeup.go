@@ -3,7 +3,7 @@
 // Those who wait for one key in one process form a room. Its leader does the work for all: it listens,
 // marks what it waits for, and looks again when it is woken, when it may have missed a message, when the lease must
 // have ended, and slowly in any case, so that a lost message costs a delay and not a hang. What it finds finished it
-// hands to the others; when it leaves, the next in line leads.
+// hands to those who were there when it looked: for a later call it may be too old. When it leaves, the next in line leads.
 package wakeup
 
 import (
@@ -59,14 +59,16 @@ func (r *Waits[R]) Kind() byte {
 
 type room[R any] struct {
 	name    string
-	members []*member[R] // the first one leads
+	members []*member[R] // in the order of their numbers; the first one leads
+	entered int          // members so far
 	guard   string       // what sub listens to
 	sub     *subscription
 }
 
 type member[R any] struct {
-	lead chan struct{} // closed when this one leads
-	told chan *R       // the finished record that the leader found
+	number int
+	lead   chan struct{} // closed when this one leads
+	told   chan *R       // the finished record that the leader found
 }
 
 func (r *Waits[R]) enter(name string) (*room[R], *member[R]) {
@@ -77,7 +79,8 @@ func (r *Waits[R]) enter(name string) (*room[R], *member[R]) {
 		in = &room[R]{name: name}
 		r.byName[name] = in
 	}
-	m := &member[R]{lead: make(chan struct{}), told: make(chan *R, 1)}
+	in.entered++
+	m := &member[R]{number: in.entered, lead: make(chan struct{}), told: make(chan *R, 1)}
 	in.members = append(in.members, m)
 	if len(in.members) == 1 {
 		close(m.lead)
@@ -104,20 +107,31 @@ func (r *Waits[R]) leave(in *room[R], m *member[R]) {
 	}
 }
 
-// tell gives everybody but the leader what was found and empties the room.
-func (r *Waits[R]) tell(in *room[R], found *R) {
+// latest is the number of who entered last.
+func (r *Waits[R]) latest(in *room[R]) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, m := range in.members[1:] {
-		m.told <- found
-	}
-	in.members = in.members[:1]
+	return in.entered
+}
+
+// tell gives everybody but the leader what was found, up to that number, and they are out of the room.
+func (r *Waits[R]) tell(in *room[R], latest int, found *R) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	leader := in.members[0]
+	in.members = slices.DeleteFunc(in.members, func(m *member[R]) bool {
+		tell := m != leader && m.number <= latest
+		if tell {
+			m.told <- found
+		}
+		return tell
+	})
 }
 
 // View is what a look at a key showed.
 type View[R any] struct {
 	Done     bool          // there is an answer; the looker has it
-	Finished *R            // and it serves everybody in the room
+	Finished *R            // and it serves everybody who was in the room before the look
 	Guard    string        // what to listen to and mark: the record or the fence in the way; empty: poll
 	Marked   bool          // it is marked already
 	Ends     time.Duration // how long the lease in the way lasts, unless renewed
@@ -178,8 +192,9 @@ func (r *Waits[R]) In(ctx context.Context, name string, seen View[R], w Waiter[R
 		case <-r.hub.Base.Done():
 			return false
 		}
+		latest := r.latest(in)
 		if seen = w.Look(); seen.Finished != nil {
-			r.tell(in, seen.Finished)
+			r.tell(in, latest, seen.Finished)
 		}
 		if seen.Done {
 			return true
