@@ -85,10 +85,6 @@ type entry struct {
 	asked atomic.Bool
 }
 
-// sizeOf is what an entry with so many bytes of texts takes. The allocator rounds up by an eighth, small ones by more, for
-// which the overhead has room.
-func sizeOf(texts int) int { return overhead + texts + texts/8 }
-
 func (c *Cache) shard(hash uint64) *shard { return &c.shards[hash&uint64(len(c.shards)-1)] }
 
 // Get returns what is kept under name and is not too old.
@@ -165,7 +161,13 @@ func (c *Cache) Close() {
 
 // add makes room for a record and adds it; one that would not fit into an empty shard is not kept.
 func (s *shard) add(hash uint64, name string, until time.Duration, rec *protocol.Record) {
-	size := sizeOf(len(name) + len(rec.Fingerprint) + len(rec.Data))
+	length := len(name) + len(rec.Fingerprint) + len(rec.Data)
+	if overhead+length > s.limit {
+		return
+	}
+	var text strings.Builder // one piece of memory for all of an entry's
+	text.Grow(length)
+	size := overhead + text.Cap() // as the allocator rounds it up
 	if size > s.limit {
 		return
 	}
@@ -173,8 +175,6 @@ func (s *shard) add(hash uint64, name string, until time.Duration, rec *protocol
 		s.evict()
 	}
 	s.shrink()
-	var text strings.Builder // one piece of memory for all of an entry's
-	text.Grow(len(name) + len(rec.Fingerprint) + len(rec.Data))
 	text.WriteString(name)
 	text.Write(rec.Fingerprint)
 	text.Write(rec.Data)

@@ -153,8 +153,11 @@ func TestBounds(t *testing.T) {
 	if raced {
 		t.Skip("the race detector takes memory too")
 	}
-	for _, sizes := range [][]int{{0}, {16}, {100}, {512}, {1025}, {5000}, {0, 9000}} {
-		const limit = 8 << 20
+	for _, sizes := range [][]int{{0}, {16}, {100}, {512}, {1025}, {5000}, {0, 9000}, {28700}, {32750}, {33000}, {41000}} {
+		limit := 8 << 20
+		if sizes[0] > 20000 {
+			limit = 64 << 20 // so that a shard has room for many
+		}
 		before := heap()
 		c := New(limit, time.Minute)
 		at := time.Now()
