@@ -177,7 +177,7 @@ func (c *Coordinator) replayed(ctx context.Context, key Key, n keyname.Names, k 
 		}
 		c.run(ctx, newCall(key, "", protocol.Confirm(n, rec)))
 	}
-	c.remember(n, k, unknownLife, true)
+	c.remember(k, unknownLife, true)
 	return &CompletedError{Key: key, Result: resultOf(rec)}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/onceward/coordinator/internal/keyname"
 	"github.com/onceward/coordinator/internal/protocol"
+	"github.com/onceward/coordinator/internal/replaycache"
 )
 
 // Result is a stored outcome.
@@ -115,7 +116,7 @@ func (c *Coordinator) Expire(ctx context.Context, key Key) (err error) {
 	if err != nil {
 		return err
 	}
-	defer c.cache.Drop(n.Record) // behind the reply: what was sent before it may have seen what is gone now
+	defer c.cache.Drop(replaycache.Key(key)) // behind the reply: what was sent before it may have seen what is gone now
 	ctx, cancel := c.carrier.Bound(ctx)
 	defer cancel()
 	r, err := c.read(ctx, key, n)
@@ -145,7 +146,7 @@ func (c *Coordinator) GiveBack(ctx context.Context, key Key, owner string) (err 
 	if !protocol.IsOwner(owner) {
 		return fmt.Errorf("%w: GiveBack takes UnknownError.Owner, 32 lower-case hex digits", ErrInvalid)
 	}
-	defer c.cache.Drop(n.Record)
+	defer c.cache.Drop(replaycache.Key(key))
 	return c.giveBack(ctx, key, n, owner)
 }
 
@@ -183,7 +184,7 @@ func (c *Coordinator) Resolve(ctx context.Context, key Key, r Resolution) (err e
 	if err := c.fits("payload", r.Payload); err != nil {
 		return err
 	}
-	defer c.cache.Drop(n.Record)
+	defer c.cache.Drop(replaycache.Key(key))
 	ctx, cancel := c.carrier.Bound(ctx)
 	defer cancel()
 	before, err := c.read(ctx, key, n)

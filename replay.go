@@ -4,7 +4,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/onceward/coordinator/internal/keyname"
 	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/replaycache"
 )
@@ -15,24 +14,21 @@ import (
 // unknownLife is how long a record stays of which nothing is known.
 const unknownLife = time.Duration(math.MaxInt64)
 
-// atHand is what the cache has of key, if its fingerprint is this one: ErrMismatch is the error if it is not.
-func (c *Coordinator) atHand(key Key, fingerprint []byte) (replaycache.Result, bool, error) {
-	if c.cache == nil {
-		return replaycache.Result{}, false, nil
+// atHand is what the cache has of key, if its fingerprint is this one: ErrMismatch is the error if it is not. Without either
+// it has nothing.
+func (c *Coordinator) atHand(key Key, fingerprint []byte) (*replaycache.Result, error) {
+	r := c.cache.Get(replaycache.Key(key))
+	if r != nil && r.Fingerprint != string(fingerprint) {
+		return nil, mismatch(key)
 	}
-	var room [keyname.MaxRecord]byte // so that a hit costs no memory but its payload's
-	r, there := c.cache.Get(c.namer.AppendRecord(room[:0], key.Scope, key.ID, key.Resource))
-	if there && r.Fingerprint != string(fingerprint) {
-		return replaycache.Result{}, false, mismatch(key)
-	}
-	return r, there, nil
+	return r, nil
 }
 
 // replayAtHand is what Claim returns if the cache has an answer; otherwise nil.
 func (c *Coordinator) replayAtHand(key Key, fingerprint []byte) error {
-	r, there, err := c.atHand(key, fingerprint)
-	if there {
-		return completedOf(key, &r)
+	r, err := c.atHand(key, fingerprint)
+	if r != nil {
+		return completedOf(key, r)
 	}
 	return err
 }
@@ -77,9 +73,9 @@ func lifeOf(r *protocol.Reply) time.Duration {
 
 // remember puts a finished record into the cache that a reply showed. With replicas it must be one that they hold: a replay says
 // that they do.
-func (c *Coordinator) remember(n keyname.Names, k *call, life time.Duration, confirmed bool) {
+func (c *Coordinator) remember(k *call, life time.Duration, confirmed bool) {
 	if c.replicas == 0 || confirmed {
-		c.cache.Put(n.Record, k.Reply.Sent, life, &k.Reply.Rec)
+		c.cache.Put(replaycache.Key(k.key), k.Reply.Sent, life, &k.Reply.Rec)
 	}
 }
 
@@ -95,5 +91,5 @@ func (l *Lease) rememberOwn(k *call, outcome byte, result []byte, retention time
 		State: outcome, Token: int64(l.grant.Token), Bound: true, Fingerprint: l.fingerprint, End: k.Reply.Now, Data: result,
 	}
 	life := min(retention, k.Reply.Now+retention-now) // a repeated completion finds the result some time old
-	l.c.remember(l.names, k, life, true)
+	l.c.remember(k, life, true)
 }

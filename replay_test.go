@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,7 +16,9 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/redistest"
+	"github.com/onceward/coordinator/internal/replaycache"
 )
 
 // Results at hand: what WithReplayCache answers without Redis is what Redis would, and for as long as it says.
@@ -437,4 +441,27 @@ func TestAllocationsOfAReplayFromTheCache(t *testing.T) {
 			t.Errorf("%d bytes: %v allocations, not %v", size, n, want)
 		}
 	}
+}
+
+// BenchmarkReplayFromTheCache is what a hit costs 64 callers; a thousand results of 512 bytes are asked for.
+func BenchmarkReplayFromTheCache(b *testing.B) {
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"}) // nobody asks it
+	defer rdb.Close()
+	c := open(b, rdb, WithReplayCache(64<<20, time.Minute))
+	rec := protocol.Record{State: protocol.StateCompleted, Token: 1, Bound: true, Data: make([]byte, 512)}
+	keys := make([]Key, 1000)
+	for i := range keys {
+		keys[i] = Key{Scope: "payments", ID: fmt.Sprintf("018cc251-f400-7000-8000-%012x", i)}
+		c.cache.Put(replaycache.Key(keys[i]), time.Now(), unknownLife, &rec)
+	}
+	ctx := b.Context()
+	b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := c.Claim(ctx, keys[rand.N(len(keys))]); !errors.Is(err, ErrCompleted) {
+				b.Error(err)
+			}
+		}
+	})
 }

@@ -121,10 +121,10 @@ func (c *Coordinator) result(ctx context.Context, key Key, n keyname.Names, fing
 	if len(fingerprint) > maxFingerprint {
 		return Result{}, view{Done: true}, fmt.Errorf("%w: a fingerprint has at most %d bytes, not %d; give it a digest", ErrInvalid, maxFingerprint, len(fingerprint))
 	}
-	if r, there, err := c.atHand(key, fingerprint); err != nil {
+	if r, err := c.atHand(key, fingerprint); err != nil {
 		return Result{}, view{Done: true}, err
-	} else if there {
-		result := resultAtHand(&r)
+	} else if r != nil {
+		result := resultAtHand(r)
 		result.Payload = []byte(r.Payload)
 		return result, view{Done: true}, nil
 	}
@@ -141,7 +141,7 @@ func (c *Coordinator) result(ctx context.Context, key Key, n keyname.Names, fing
 	case r.Rec.Bound && !bytes.Equal(r.Rec.Fingerprint, fingerprint):
 		return Result{}, view{Done: true}, mismatch(key)
 	case r.Rec.Finished():
-		c.remember(n, k, lifeOf(r), r.Rec.Mark == '1')
+		c.remember(k, lifeOf(r), r.Rec.Mark == '1')
 		return resultOf(&r.Rec), view{Done: true, Finished: &r.Rec}, nil
 	case r.Rec.State == protocol.StateReleased:
 		return Result{}, view{}, fmt.Errorf("%w: %s was given up without a result", ErrNotFound, label(key))

@@ -23,7 +23,7 @@ type Names struct {
 
 // Names of the key that these parts make; an empty resource is none.
 func (n Namer) Names(scope, id, resource string) Names {
-	record := string(n.AppendRecord(make([]byte, 0, MaxRecord), scope, id, resource))
+	record := string(n.appendRecord(make([]byte, 0, maxRecord), scope, id, resource))
 	end := strings.IndexByte(record, '}') // the first one, since neither prefix nor tag has any
 	names := Names{Tag: record[len(n.Prefix)+len(":{") : end], Record: record}
 	if resource != "" {
@@ -32,11 +32,11 @@ func (n Namer) Names(scope, id, resource string) Names {
 	return names
 }
 
-// MaxRecord is as long as a record's name becomes under a prefix of 64 bytes.
-const MaxRecord = 64 + len(":{") + longestPart + len("}:r:") + longestPart + len(":") + longestPart
+// maxRecord is as long as a record's name becomes under a prefix of 64 bytes.
+const maxRecord = 64 + len(":{") + longestPart + len("}:r:") + longestPart + len(":") + longestPart
 
-// AppendRecord appends the name of the record to b, for those who need it for a moment only.
-func (n Namer) AppendRecord(b []byte, scope, id, resource string) []byte {
+// appendRecord appends the name of the record to b.
+func (n Namer) appendRecord(b []byte, scope, id, resource string) []byte {
 	b = append(append(b, n.Prefix...), ":{"...)
 	if resource != "" {
 		b = append(n.appendPart(b, "resource", resource), "}:r:"...)

@@ -4,11 +4,11 @@ package main
 var cacheMutants = []mutant{
 	{
 		"cache ignores the fingerprint", "P4", "another request under the same key gets the answer of the first",
-		in("replay.go", "if there && r.Fingerprint != string(fingerprint) {", "if false {"), onFake("TestReplayFromTheCacheHonoursTheClaim"),
+		in("replay.go", "if r != nil && r.Fingerprint != string(fingerprint) {", "if false {"), onFake("TestReplayFromTheCacheHonoursTheClaim"),
 	},
 	{
-		"cache compares the name's hash only", "P4", "two keys that meet in a hash get one answer",
-		in("internal/replaycache/replaycache.go", "e == nil || e.name != string(name) ||", "e == nil ||"), check{"./internal/replaycache", "^TestWhatIsKept$"},
+		"cache compares the key's hash only", "P4", "two keys that meet in a hash get one answer",
+		in("internal/replaycache/replaycache.go", "e == nil || e.key != key ||", "e == nil ||"), check{"./internal/replaycache", "^TestWhatIsKept$"},
 	},
 	{
 		"cache hands out one payload", "P4", "what one caller does with his copy, the next one gets",
@@ -31,7 +31,7 @@ var cacheMutants = []mutant{
 	},
 	{
 		"own Expire leaves the entry", "P4", "an operator expires a key, and his own process goes on with the old result",
-		in("manage.go", "defer c.cache.Drop(n.Record) // behind the reply", "// behind the reply"), root("^TestOwnExpireIsSeenAtOnce$"),
+		in("manage.go", "defer c.cache.Drop(replaycache.Key(key)) // behind the reply", "// behind the reply"), root("^TestOwnExpireIsSeenAtOnce$"),
 	},
 	{
 		"late reply brings back what was dropped", "P4", "a claim's reply was on its way when the key was expired",

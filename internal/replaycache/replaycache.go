@@ -24,10 +24,13 @@ const (
 	// Shards is how many parts a cache has at most. An entry is as large as a part at most.
 	Shards = 64
 
-	// overhead is what an entry takes beside its texts: itself (112 bytes), its place in the map, which is half empty after
+	// overhead is what an entry takes beside its texts: itself (144 bytes), its place in the map, which is half empty after
 	// it has grown, and in the ring. A test measures it.
 	overhead = 256
 )
+
+// Key is what a result is kept under: the parts of the coordinator's key, so that a hit makes no name of them.
+type Key struct{ Scope, ID, Resource string }
 
 // Result is a finished record as it is kept. Its texts cannot be changed, so it can be handed to many.
 type Result struct {
@@ -64,7 +67,7 @@ func New(bytes int, maxAge time.Duration) *Cache {
 
 type shard struct {
 	mu      sync.RWMutex
-	entries map[uint64]*entry // by the hash of the name; of two names with one hash the later one stays
+	entries map[uint64]*entry // by the hash of the key; of two keys with one hash the later one stays
 	ring    []*entry
 	most    int // entries that map and ring have places for
 	hand    int
@@ -77,8 +80,8 @@ type shard struct {
 // entry does not change, but for its place and whether it was asked for.
 type entry struct {
 	Result
+	key   Key
 	hash  uint64
-	name  string
 	until time.Duration
 	size  int // in bytes
 	at    int // in the ring
@@ -87,34 +90,34 @@ type entry struct {
 
 func (c *Cache) shard(hash uint64) *shard { return &c.shards[hash&uint64(len(c.shards)-1)] }
 
-// Get returns what is kept under name and is not too old.
-func (c *Cache) Get(name []byte) (Result, bool) {
+// Get returns what is kept under key and is not too old; otherwise nil.
+func (c *Cache) Get(key Key) *Result {
 	if c == nil {
-		return Result{}, false
+		return nil
 	}
-	hash := maphash.Bytes(c.seed, name)
+	hash := maphash.Comparable(c.seed, key)
 	s := c.shard(hash)
 	s.mu.RLock()
 	e := s.entries[hash]
 	s.mu.RUnlock()
-	if e == nil || e.name != string(name) || c.clock() >= e.until {
-		return Result{}, false
+	if e == nil || e.key != key || c.clock() >= e.until {
+		return nil
 	}
 	if !e.asked.Load() { // a hot entry is not written to
 		e.asked.Store(true)
 	}
-	return e.Result, true
+	return &e.Result
 }
 
-// Put keeps a copy of a finished record under name. A reply showed it to a request that went out at sent, and Redis is known
+// Put keeps a copy of a finished record under key. A reply showed it to a request that went out at sent, and Redis is known
 // to keep it for life from then on. What is there by a later grant, or was dropped since sent, stays as it is.
-func (c *Cache) Put(name string, sent time.Time, life time.Duration, rec *protocol.Record) {
+func (c *Cache) Put(key Key, sent time.Time, life time.Duration, rec *protocol.Record) {
 	if c == nil || !rec.Finished() || !rec.Bound {
 		return
 	}
 	shown := sent.Sub(c.start)
 	until := shown + min(c.maxAge, life)
-	hash := maphash.String(c.seed, name)
+	hash := maphash.Comparable(c.seed, key)
 	s := c.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,21 +125,21 @@ func (c *Cache) Put(name string, sent time.Time, life time.Duration, rec *protoc
 		return
 	}
 	if old := s.entries[hash]; old != nil {
-		if old.name == name && (old.Token > rec.Token || old.Token == rec.Token && old.until >= until) {
+		if old.key == key && (old.Token > rec.Token || old.Token == rec.Token && old.until >= until) {
 			return
 		}
 		s.remove(old)
 	}
-	s.add(hash, name, until, rec)
+	s.add(hash, key, until, rec)
 }
 
-// Drop forgets name. Replies to what was sent before do not bring it back, nor anything else of its shard: to remember
-// each name would take memory for as long as a reply may take.
-func (c *Cache) Drop(name string) {
+// Drop forgets key. Replies to what was sent before do not bring it back, nor anything else of its shard: to remember
+// each key would take memory for as long as a reply may take.
+func (c *Cache) Drop(key Key) {
 	if c == nil {
 		return
 	}
-	hash := maphash.String(c.seed, name)
+	hash := maphash.Comparable(c.seed, key)
 	s := c.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,8 +163,8 @@ func (c *Cache) Close() {
 }
 
 // add makes room for a record and adds it; one that would not fit into an empty shard is not kept.
-func (s *shard) add(hash uint64, name string, until time.Duration, rec *protocol.Record) {
-	length := len(name) + len(rec.Fingerprint) + len(rec.Data)
+func (s *shard) add(hash uint64, key Key, until time.Duration, rec *protocol.Record) {
+	length := len(key.Scope) + len(key.ID) + len(key.Resource) + len(rec.Fingerprint) + len(rec.Data)
 	if overhead+length > s.limit {
 		return
 	}
@@ -175,14 +178,22 @@ func (s *shard) add(hash uint64, name string, until time.Duration, rec *protocol
 		s.evict()
 	}
 	s.shrink()
-	text.WriteString(name)
+	for _, part := range []string{key.Scope, key.ID, key.Resource} {
+		text.WriteString(part)
+	}
 	text.Write(rec.Fingerprint)
 	text.Write(rec.Data)
-	texts, payload := text.String(), len(name)+len(rec.Fingerprint)
-	e := &entry{hash: hash, name: texts[:len(name)], until: until, size: size, at: len(s.ring), Result: Result{
+	texts := text.String()
+	cut := func(n int) (part string) {
+		part, texts = texts[:n], texts[n:]
+		return part
+	}
+	e := &entry{hash: hash, until: until, size: size, at: len(s.ring)}
+	e.key = Key{cut(len(key.Scope)), cut(len(key.ID)), cut(len(key.Resource))}
+	e.Result = Result{
 		Token: rec.Token, CompletedAt: rec.End, Failed: rec.State == protocol.StateFailed,
-		Fingerprint: texts[len(name):payload], Payload: texts[payload:],
-	}}
+		Fingerprint: cut(len(rec.Fingerprint)), Payload: texts,
+	}
 	s.entries[hash], s.ring, s.used = e, append(s.ring, e), s.used+size
 	s.most = max(s.most, len(s.ring))
 }

@@ -1,7 +1,6 @@
 package replaycache
 
 import (
-	"bytes"
 	"fmt"
 	"hash/maphash"
 	"math"
@@ -30,13 +29,13 @@ func completed(token int64, payload string) *protocol.Record {
 
 // put keeps a result that was shown to a request of this moment on the cache's clock.
 func (c *Cache) put(name string, at time.Duration, rec *protocol.Record) {
-	c.Put(name, c.start.Add(at), forever, rec)
+	c.Put(named(name), c.start.Add(at), forever, rec)
 }
 
-func (c *Cache) has(name string) bool {
-	_, there := c.Get([]byte(name))
-	return there
-}
+// named is a key whose parts all differ.
+func named(name string) Key { return Key{"scope", name, "account/" + name} }
+
+func (c *Cache) has(name string) bool { return c.Get(named(name)) != nil }
 
 func TestWhatIsKept(t *testing.T) {
 	c, _ := clocked(Least, time.Second)
@@ -46,18 +45,22 @@ func TestWhatIsKept(t *testing.T) {
 	copy(rec.Data, "changed")
 	copy(rec.Fingerprint, "??")
 	want := Result{Token: 7, CompletedAt: time.Hour, Failed: true, Fingerprint: "fp", Payload: "payload"}
-	if r, there := c.Get([]byte("name")); !there || r != want {
-		t.Errorf("%+v, %v", r, there)
+	if r := c.Get(named("name")); r == nil || *r != want {
+		t.Errorf("%+v", r)
 	}
 	for _, other := range []string{"", "nam", "names", "NAME"} {
 		if c.has(other) {
 			t.Errorf("%q is there", other)
 		}
 	}
-	for _, same := range []string{"", "other"} { // as if its hash were that of name
-		hash := maphash.String(c.seed, same)
+	kept := named("name")
+	for _, same := range []Key{
+		{}, {"", kept.ID, kept.Resource}, {kept.Scope, "other", kept.Resource}, {kept.Scope, kept.ID, ""},
+		{kept.Scope + kept.ID, "", kept.Resource}, {kept.Scope, kept.Resource, kept.ID},
+	} { // as if its hash were that of name
+		hash := maphash.Comparable(c.seed, same)
 		c.shard(hash).entries[hash] = c.shard(0).ring[0]
-		if c.has(same) {
+		if c.Get(same) != nil {
 			t.Errorf("%q got the result of another", same)
 		}
 		delete(c.shard(hash).entries, hash)
@@ -69,15 +72,15 @@ func TestWhatIsKept(t *testing.T) {
 	}
 	c.Close()
 	c.put("late", 0, rec)
-	if c.Drop("name"); c.has("name") || c.has("late") {
+	if c.Drop(named("name")); c.has("name") || c.has("late") {
 		t.Error("it is closed, and keeps something")
 	}
 	var none *Cache
-	none.Put("name", time.Now(), forever, rec)
+	none.Put(named("name"), time.Now(), forever, rec)
 	if none.has("name") {
 		t.Error("a cache that is not there has something")
 	}
-	none.Drop("name")
+	none.Drop(named("name"))
 	none.Close()
 }
 
@@ -86,7 +89,7 @@ func TestAge(t *testing.T) {
 	c, now := clocked(Least, time.Second)
 	*now = 400 * time.Millisecond
 	c.put("a", 100*time.Millisecond, completed(1, "x"))
-	c.Put("short", c.start.Add(100*time.Millisecond), 500*time.Millisecond, completed(1, "x"))
+	c.Put(named("short"), c.start.Add(100*time.Millisecond), 500*time.Millisecond, completed(1, "x"))
 	c.put("old", -600*time.Millisecond, completed(1, "x"))
 	for _, step := range []struct {
 		at       time.Duration
@@ -105,7 +108,7 @@ func TestAge(t *testing.T) {
 	}
 	c.put("a", *now, completed(3, "of token 3"))
 	c.put("a", *now, completed(2, "of token 2"))
-	if r, _ := c.Get([]byte("a")); r.Token != 3 {
+	if r := c.Get(named("a")); r.Token != 3 {
 		t.Errorf("the result of token %d has replaced a later one", r.Token)
 	}
 }
@@ -115,7 +118,7 @@ func TestDrop(t *testing.T) {
 	c, now := clocked(Least, time.Minute)
 	c.put("a", 0, completed(1, "x"))
 	*now = time.Second
-	c.Drop("a")
+	c.Drop(named("a"))
 	if c.has("a") {
 		t.Error("it was dropped, and is there")
 	}
@@ -164,7 +167,7 @@ func TestBounds(t *testing.T) {
 		for _, size := range sizes {
 			rec := completed(1, strings.Repeat("x", size))
 			for i := range 2 * limit / (size + 200) {
-				c.Put(fmt.Sprintf("coord:{payments:018cc251-f400-7000-8000-%012x}:r", i), at, forever, rec)
+				c.Put(Key{"payments", fmt.Sprintf("018cc251-f400-7000-8000-%012x", i), ""}, at, forever, rec)
 			}
 		}
 		if grown := heap() - before; grown > limit || grown < limit/2 {
@@ -210,11 +213,11 @@ func TestAtOnce(t *testing.T) {
 				name, payload := fmt.Sprint(n), strings.Repeat(string(rune('a'+n%26)), n)
 				switch rand.N(8) {
 				case 0:
-					c.Drop(name)
+					c.Drop(named(name))
 				case 1, 2:
-					c.Put(name, time.Now(), forever, completed(1, payload))
+					c.Put(named(name), time.Now(), forever, completed(1, payload))
 				default:
-					if r, there := c.Get([]byte(name)); there && r.Payload != payload {
+					if r := c.Get(named(name)); r != nil && r.Payload != payload {
 						t.Errorf("%s has the payload of another", name)
 					}
 				}
@@ -229,10 +232,10 @@ func TestAtOnce(t *testing.T) {
 
 func TestHitAllocatesNothing(t *testing.T) {
 	c := New(Least, time.Minute)
-	name := bytes.Repeat([]byte("n"), 100)
-	c.Put(string(name), time.Now(), forever, completed(1, "x"))
+	key := named(strings.Repeat("n", 100))
+	c.Put(key, time.Now(), forever, completed(1, "x"))
 	if n := testing.AllocsPerRun(100, func() {
-		if _, there := c.Get(name); !there {
+		if c.Get(key) == nil {
 			t.Fatal("it is not there")
 		}
 	}); n != 0 {
