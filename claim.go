@@ -9,6 +9,7 @@ import (
 	"github.com/onceward/coordinator/internal/carrier"
 	"github.com/onceward/coordinator/internal/keyname"
 	"github.com/onceward/coordinator/internal/protocol"
+	"github.com/onceward/coordinator/internal/replaycache"
 )
 
 // Claim asks for the lease on key. A nil error always means: you hold the lease, you may work. Otherwise
@@ -129,6 +130,9 @@ func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Le
 		return nil, false, k.Err
 	}
 	r := &k.Reply
+	if r.Code == protocol.OK || r.Code == protocol.InProgress {
+		c.cache.Live(replaycache.Key(q.key), r.Rec.Token)
+	}
 	switch r.Code {
 	case protocol.OK:
 		if k.Unconfirmed {

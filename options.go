@@ -182,8 +182,9 @@ func WithObserver(o Observer) Option {
 // replicas have confirmed; fingerprints are compared as Redis does (P4), and each caller gets a copy of his own.
 //
 // An answer may be maxAge old. What another process expires, what Redis loses, and what reaches the end of its retention is
-// replayed here for that long; this coordinator's own Expire, Resolve and GiveBack are seen at once. Results that are larger than
-// a 64th of bytes, or than 64 KiB where that is more, are not kept. Close gives the memory back.
+// replayed here for that long; this coordinator's own Expire, Resolve and GiveBack are seen at once, and so is a lease on the key
+// that it was granted or told of. Results that are larger than a 64th of bytes, or than 64 KiB where that is more, are not kept.
+// Close gives the memory back.
 func WithReplayCache(bytes int, maxAge time.Duration) Option {
 	return func(s *settings) error {
 		if bytes < minReplayCache {

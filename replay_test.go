@@ -300,6 +300,58 @@ func TestOwnExpireIsSeenAtOnce(t *testing.T) {
 	})
 }
 
+// A coordinator that holds a lease, or was told that another does, replays nothing of an earlier grant: neither what another caller
+// has found at the same time, nor what a reply brings that is still on its way.
+func TestLeaseThatWasSeenIsNotReplayedOver(t *testing.T) {
+	for what, early := range map[string]bool{"the old reply comes first": true, "the old reply comes last": false} {
+		for _, here := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, the lease is ours: %v", what, here), func(t *testing.T) {
+				inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, rdb *redis.Client) {
+					slow, elsewhere := redis.NewClient(rdb.Options()), open(t, rdb)
+					defer slow.Close()
+					arrive, claims := [2]chan struct{}{make(chan struct{}), make(chan struct{})}, 0
+					slow.AddHook(between(func(ctx context.Context, verb string, send func(context.Context) error) error {
+						err := send(ctx)
+						if verb == "claim" {
+							if claims++; claims <= len(arrive) {
+								<-arrive[claims-1]
+							}
+						}
+						return err
+					}))
+					c, key := open(t, slow, cached), newKey(t)
+					finish(t, elsewhere, key, "old")
+					var told [2]error
+					ask := func(i int) {
+						go func() { _, told[i] = c.Claim(t.Context(), key) }()
+						synctest.Wait() // it is answered, and the reply on its way
+					}
+					ask(0)
+					if err := elsewhere.Expire(t.Context(), key); err != nil {
+						t.Fatal(err)
+					}
+					if !here {
+						mustClaim(t, elsewhere, key)
+					}
+					ask(1)
+					for _, i := range map[bool][]int{true: {0, 1}, false: {1, 0}}[early] {
+						close(arrive[i])
+						synctest.Wait()
+					}
+					wantError(t, told[0], ErrCompleted)
+					if here && told[1] != nil {
+						t.Fatal(told[1])
+					} else if !here {
+						wantError(t, told[1], ErrInProgress)
+					}
+					_, err := c.Claim(t.Context(), key)
+					wantError(t, err, ErrInProgress)
+				})
+			})
+		}
+	}
+}
+
 // P7. What replicas have not confirmed is visible to Result, and no replay of it is made.
 func TestUnconfirmedResultIsNotCached(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()}) // no replicas: none confirms anything

@@ -38,6 +38,10 @@ var cacheMutants = []mutant{
 		in("internal/replaycache/replaycache.go", "if shown <= s.dropped || c.clock() >= until {", "if c.clock() >= until {"), root("^TestOwnExpireIsSeenAtOnce$"),
 	},
 	{
+		"late reply brings back what came before a lease", "P4", "a claim's reply was on its way when the key was expired elsewhere and granted here",
+		in("internal/replaycache/replaycache.go", "g.hash == hash && g.token > rec.Token", "false"), root("^TestLeaseThatWasSeenIsNotReplayedOver$"),
+	},
+	{
 		"unconfirmed result is cached", "P7", "what a failover may lose is replayed as what replicas have",
 		in("replay.go", "if c.replicas == 0 || confirmed {", "if true {"), root("^TestUnconfirmedResultIsNotCached$"),
 	},

@@ -73,8 +73,17 @@ type shard struct {
 	hand    int
 	used    int // bytes
 	limit   int
-	dropped time.Duration // when an entry was last dropped
+	dropped time.Duration // when an entry was last dropped; what was sent before is not kept
+	live    [8]grant      // the latest that were seen
+	oldest  int           // of live
 	_       [64]byte      // keeps the lock of the next shard out of this one's cache line
+}
+
+// grant is a lease that was seen.
+type grant struct {
+	hash  uint64 // of the key
+	token int64
+	seen  time.Duration
 }
 
 // entry does not change, but for its place and whether it was asked for.
@@ -124,6 +133,11 @@ func (c *Cache) Put(key Key, sent time.Time, life time.Duration, rec *protocol.R
 	if shown <= s.dropped || c.clock() >= until {
 		return
 	}
+	for _, g := range s.live {
+		if g.hash == hash && g.token > rec.Token {
+			return
+		}
+	}
 	if old := s.entries[hash]; old != nil {
 		if old.key == key && (old.Token > rec.Token || old.Token == rec.Token && old.until >= until) {
 			return
@@ -147,6 +161,31 @@ func (c *Cache) Drop(key Key) {
 	if e := s.entries[hash]; e != nil {
 		s.remove(e)
 	}
+}
+
+// Live says that a lease on key was seen, under this token: what an earlier grant has stored is forgotten and does not come
+// back. Beyond a few leases in each shard, nothing comes back that was sent before the oldest of them was seen.
+func (c *Cache) Live(key Key, token int64) {
+	if c == nil {
+		return
+	}
+	hash := maphash.Comparable(c.seed, key)
+	s := c.shard(hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.entries[hash]; e != nil && e.Token < token {
+		s.remove(e)
+	}
+	at := slices.IndexFunc(s.live[:], func(g grant) bool { return g.hash == hash })
+	if at < 0 {
+		at, s.oldest = s.oldest, (s.oldest+1)%len(s.live)
+		if g := s.live[at]; g.token > 0 {
+			s.dropped = max(s.dropped, g.seen)
+		}
+	} else if s.live[at].token >= token {
+		return
+	}
+	s.live[at] = grant{hash, token, c.clock()}
 }
 
 // Close forgets everything, and keeps nothing from then on.

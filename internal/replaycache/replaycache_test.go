@@ -131,6 +131,41 @@ func TestDrop(t *testing.T) {
 	}
 }
 
+// The result of a grant does not come back once a later one was seen, in whatever order the replies come.
+func TestLive(t *testing.T) {
+	c, now := clocked(Least, time.Minute)
+	c.put("a", 0, completed(1, "x"))
+	c.Live(named("a"), 1) // an old reply
+	if !c.has("a") {
+		t.Error("its own grant has taken a result away")
+	}
+	c.Live(named("a"), 3)
+	c.Live(named("a"), 2)
+	if c.has("a") {
+		t.Error("the result of grant 1 is there, and 3 was seen")
+	}
+	if c.put("a", 0, completed(2, "x")); c.has("a") {
+		t.Error("the result of grant 2 has come back, and 3 was seen")
+	}
+	if c.put("a", 0, completed(3, "x")); !c.has("a") {
+		t.Error("the result of the latest grant is not kept")
+	}
+	*now = time.Second
+	c.Live(named("b"), 1)
+	for i := range c.shards[0].live { // b and a are not known any more
+		c.Live(named(fmt.Sprint(i)), 1)
+	}
+	for sent, there := range map[time.Duration]bool{0: false, time.Second: false, time.Second + 1: true} {
+		*now = 2 * time.Second
+		name := fmt.Sprint("c", sent)
+		if c.put(name, sent, completed(1, "x")); c.has(name) != there {
+			t.Errorf("shown to a request of %v, a lease was seen at 1s and forgotten: it is there: %v", sent, !there)
+		}
+	}
+	var none *Cache
+	none.Live(named("a"), 1)
+}
+
 // What is asked for stays, and what is not goes.
 func TestSecondChance(t *testing.T) {
 	c, _ := clocked(Least, time.Minute)
@@ -211,10 +246,12 @@ func TestAtOnce(t *testing.T) {
 			for range 2000 {
 				n := rand.N(500)
 				name, payload := fmt.Sprint(n), strings.Repeat(string(rune('a'+n%26)), n)
-				switch rand.N(8) {
+				switch rand.N(9) {
 				case 0:
 					c.Drop(named(name))
-				case 1, 2:
+				case 1:
+					c.Live(named(name), rand.N(int64(2)))
+				case 2, 3:
 					c.Put(named(name), time.Now(), forever, completed(1, payload))
 				default:
 					if r := c.Get(named(name)); r != nil && r.Payload != payload {
