@@ -15,9 +15,11 @@ import (
 	"github.com/onceward/coordinator/internal/protocol"
 )
 
-// wire stands for the server: it answers every command with OK once it is let through, and keeps what went out together.
+// wire stands for the server: it answers every command once it is let through, each with the number of its key, and keeps what
+// went out together.
 type wire struct {
-	through chan struct{} // closed when answers may come
+	through chan struct{}    // closed when answers may come
+	knows   func(i int) bool // the script of the call with this number; nil: all
 
 	mu    sync.Mutex
 	sent  []int // commands in each pipeline
@@ -35,7 +37,15 @@ func (w *wire) answer(ctx context.Context, cmds ...redis.Cmder) error {
 		w.ended = err
 	}
 	for _, cmd := range cmds {
-		cmd.(interface{ SetVal(any) }).SetVal([]any{int64(protocol.OK)})
+		var i int
+		if _, err := fmt.Sscanf(fmt.Sprint(cmd.Args()[3]), "r%d", &i); err != nil {
+			return err
+		}
+		if w.knows != nil && !w.knows(i) && cmd.Name() == "evalsha" {
+			cmd.SetErr(told("NOSCRIPT No matching script."))
+			continue
+		}
+		cmd.(interface{ SetVal(any) }).SetVal([]any{int64(protocol.OK), "", int64(i)})
 	}
 	return nil
 }
@@ -121,11 +131,32 @@ func TestCallsShareAPipeline(t *testing.T) {
 	if got := fmt.Sprint(s.wire.pipelines()); got != "[10]" {
 		t.Errorf("they went out as %s", got)
 	}
+	answered(t, calls)
+}
+
+// answered checks that each call has the reply to itself.
+func answered(t *testing.T, calls []*Call) {
+	t.Helper()
 	for i, k := range calls {
-		if !k.Settled || k.Err != nil || k.Reply.Code != protocol.OK || k.Reply.Sent.IsZero() {
+		if !k.Settled || k.Err != nil || k.Reply.Code != protocol.OK || k.Reply.Now != time.Duration(i)*time.Millisecond || k.Reply.Sent.IsZero() {
 			t.Errorf("call %d: %+v", i, k)
 		}
 	}
+}
+
+// A server may know one script of a pipeline and not another; what it does not know goes along in a second one.
+func TestUnknownScriptsInAPipeline(t *testing.T) {
+	s := newStop(t)
+	s.c.versionSeen.Store(true)
+	s.wire.knows = func(i int) bool { return i%3 != 2 }
+	close(s.wire.through)
+	calls := s.board(t, t.Context(), 10)
+	s.c.depart(s.lane)
+	s.done.Wait()
+	if got := fmt.Sprint(s.wire.pipelines()); got != "[10 3]" {
+		t.Errorf("they went out as %s", got)
+	}
+	answered(t, calls)
 }
 
 func TestPipelinesHaveALength(t *testing.T) {

@@ -120,6 +120,14 @@ var clientMutants = []mutant{
 		in("internal/carrier/lane.go", "context.WithDeadline(context.WithoutCancel(rides[0].ctx), end)", "context.WithDeadline(rides[0].ctx, end)"), check{"./internal/carrier", "^TestCallLeavesOnTheWay$"},
 	},
 	{
+		"replies of a shared pipeline are mixed up", "P1", "a caller takes another one's grant for his own",
+		in("internal/carrier/lane.go", "r.done <- answers[i]", "r.done <- answers[len(answers)-1-i]"), check{"./internal/carrier", "^TestCallsShareAPipeline$"},
+	},
+	{
+		"replies to what is sent anew are mixed up", "P1", "what a pipeline's unknown scripts are answered goes to its first calls",
+		in("internal/carrier/carrier.go", "answers[unknown[n]] = a", "answers[n] = a"), check{"./internal/carrier", "^TestUnknownScriptsInAPipeline$"},
+	},
+	{
 		"NOSCRIPT not handled", "P8", "after a restart or a failover nobody can finish what he holds",
 		in("internal/carrier/carrier.go", "if err := answers[i].err; err != nil && redis.HasErrorPrefix(err, \"NOSCRIPT\") {", "if false {"), root("^TestLeaseIsRenewedUntilItsMaximumLifetime$"),
 	},
