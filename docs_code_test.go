@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -77,6 +78,9 @@ func vet(dir string, blocks ...goBlock) error {
 		sources = append(sources, "package main\n\nfunc main() {}\n")
 	}
 	args := []string{"vet", "-unreachable=false"}
+	if raceDetector() { // then what the blocks import is built with it already
+		args = append(args, "-race")
+	}
 	for i, text := range sources {
 		name := filepath.Join(dir, fmt.Sprintf("block%d.go", i))
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
@@ -88,6 +92,12 @@ func vet(dir string, blocks ...goBlock) error {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
 	return nil
+}
+
+// raceDetector says whether this test was built with it.
+func raceDetector() bool {
+	built, _ := debug.ReadBuildInfo()
+	return built != nil && slices.Contains(built.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 func TestDocsBlocksCompile(t *testing.T) {
