@@ -113,7 +113,7 @@ func layerOf(path string) (layer int, name string) {
 
 // chapters are the packages that the core is made of, beside the root; it uses no other of ours.
 var chapters = []string{
-	module + "/scripts", module + "/internal/carrier", module + "/internal/keyname", module + "/internal/protocol",
+	module + "/scripts", module + "/internal/carrier", module + "/internal/flight", module + "/internal/keyname", module + "/internal/protocol",
 	module + "/internal/renewal", module + "/internal/replaycache", module + "/internal/wakeup",
 }
 
