@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/onceward/coordinator/internal/carrier"
 	"github.com/onceward/coordinator/internal/keyname"
@@ -30,11 +31,14 @@ func (c *Coordinator) claimKey(ctx context.Context, key Key, opts []ClaimOption)
 	if err != nil {
 		return nil, err
 	}
-	return c.claimOrWait(ctx, q)
+	if q.again {
+		return c.claimOrWait(ctx, q, c.claim)
+	}
+	return c.claimOrWait(ctx, q, c.claimTogether)
 }
 
-func (c *Coordinator) claimOrWait(ctx context.Context, q *claim) (*Lease, error) {
-	lease, err := c.claim(ctx, q)
+func (c *Coordinator) claimOrWait(ctx context.Context, q *claim, first func(context.Context, *claim) (*Lease, error)) (*Lease, error) {
+	lease, err := first(ctx, q)
 	if q.wait > 0 && errors.Is(err, ErrInProgress) {
 		return c.claimWaiting(ctx, q, err)
 	}
@@ -91,9 +95,14 @@ func (c *Coordinator) claimCall(q *claim) *call {
 // claim asks until the answer is not about an earlier owner of ours.
 func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
 	end := c.carrier.End(ctx)
+	k := c.claimCall(q)
+	c.run(ctx, k)
+	return c.settle(ctx, q, k, end)
+}
+
+// settle is claim once the first reply is there; end is when the call has to be over.
+func (c *Coordinator) settle(ctx context.Context, q *claim, k *call, end time.Time) (*Lease, error) {
 	for try := 1; ; try++ {
-		k := c.claimCall(q)
-		c.run(ctx, k)
 		lease, over, err := c.claimed(ctx, q, k)
 		if !over {
 			return lease, err
@@ -109,6 +118,8 @@ func (c *Coordinator) claim(ctx context.Context, q *claim) (*Lease, error) {
 		if try > 1 { // leases that are shorter than the way to the server will not get longer by haste
 			c.carrier.BackOff(ctx, try)
 		}
+		k = c.claimCall(q)
+		c.run(ctx, k)
 	}
 }
 
@@ -153,11 +164,9 @@ func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Le
 	case protocol.Mismatch:
 		return nil, false, mismatch(q.key)
 	case protocol.InProgress:
-		q.seen = c.viewOf(r, q.names.Record)
-		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.Remaining(), Attempt: r.Rec.Attempt}
+		return nil, false, c.inTheWay(q, r, q.names.Record, r.Rec.Attempt)
 	case protocol.Blocked:
-		q.seen = c.viewOf(r, q.names.Fence)
-		return nil, false, &InProgressError{Key: q.key, RetryAfter: r.Remaining(), Attempt: int(r.Number)}
+		return nil, false, c.inTheWay(q, r, q.names.Fence, int(r.Number))
 	case protocol.Uncertain:
 		return nil, false, fmt.Errorf("%w: %s; find out what took place, then call Resolve", ErrUncertain, label(q.key))
 	case protocol.KeyExpired:
@@ -246,7 +255,7 @@ func (c *Coordinator) ClaimMany(ctx context.Context, reqs []ClaimRequest) []Clai
 			}
 			if over[i] {
 				if r.Err = c.startOver(ctx, q); r.Err == nil {
-					r.Lease, r.Err = c.claimOrWait(ctx, q)
+					r.Lease, r.Err = c.claimOrWait(ctx, q, c.claim)
 				}
 			} else if q.wait > 0 && errors.Is(r.Err, ErrInProgress) && !granted[q.names.Tag] { // not for this batch's own key, or resource
 				r.Lease, r.Err = c.claimWaiting(ctx, q, r.Err)

@@ -18,6 +18,7 @@ type request struct {
 	issuedAt    time.Time
 	quarantine  bool
 	manual      bool
+	again       bool // under an owner that has asked before
 	owner       string
 	claimOnly   []string // options given that make no sense to Resume
 }
@@ -142,7 +143,7 @@ func Owner(id string) ClaimOption {
 		if !protocol.IsOwner(id) {
 			return fmt.Errorf("%w: Owner takes UnknownError.Owner, 32 lower-case hex digits", ErrInvalid)
 		}
-		r.owner = id
+		r.owner, r.again = id, true
 		r.claimOnly = append(r.claimOnly, "Owner")
 		return nil
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/internal/carrier"
+	"github.com/onceward/coordinator/internal/flight"
 	"github.com/onceward/coordinator/internal/keyname"
 	"github.com/onceward/coordinator/internal/protocol"
 	"github.com/onceward/coordinator/internal/renewal"
@@ -35,6 +36,7 @@ type Coordinator struct {
 	carrier  *carrier.Carrier
 	schedule *renewal.Schedule[*Lease]
 	waits    *wakeup.Waits[protocol.Record]
+	flights  *flight.Flights[alike, *call]
 	cache    *replaycache.Cache // nil without WithReplayCache
 }
 
@@ -59,6 +61,7 @@ func New(rdb redis.UniversalClient, opts ...Option) (*Coordinator, error) {
 	})
 	c.schedule = newSchedule(c)
 	c.waits = newWaits(c)
+	c.flights = flight.New[alike, *call]()
 	if s.replayBytes > 0 {
 		c.cache = replaycache.New(s.replayBytes, s.replayAge)
 	}
