@@ -4,7 +4,7 @@ import "slices"
 
 // all are the mutants. A change is as short as it can be and still occur once, so that it survives changes around it.
 func all() []mutant {
-	return slices.Concat(claimMutants, holderMutants, operatorMutants, leaseMutants, clientMutants, waitMutants, cacheMutants, httpMutants, msgMutants, grpcMutants, pgMutants)
+	return slices.Concat(claimMutants, holderMutants, operatorMutants, leaseMutants, clientMutants, waitMutants, togetherMutants, cacheMutants, httpMutants, msgMutants, grpcMutants, pgMutants)
 }
 
 // in is a change of one file.
