@@ -17,6 +17,8 @@ import (
 // the error says what there is instead: [CompletedError] with the stored result, [InProgressError],
 // ErrMismatch, ErrUncertain, ErrKeyExpired; or what went wrong: ErrUnknown, ErrUnavailable,
 // ErrNotReplicated, ErrInvalid, ErrCorrupt, ErrClosed. (P1, P2, P4, P5)
+//
+// Claims of one key at the same time share a round trip, but never a lease: there is nothing to merge in front of Claim.
 func (c *Coordinator) Claim(ctx context.Context, key Key, opts ...ClaimOption) (lease *Lease, err error) {
 	if !c.observed() { // an end costs more than a replay from the cache
 		return c.claimKey(ctx, key, opts)
