@@ -12,6 +12,7 @@ package flight
 
 import (
 	"context"
+	"hash/maphash"
 	"runtime"
 	"sync"
 	"time"
@@ -19,13 +20,16 @@ import (
 
 // Flights are the questions under way, by key; the answers are of type V.
 type Flights[K comparable, V any] struct {
+	seed maphash.Seed
+
 	mu   sync.Mutex
-	last uint64 // number of the latest question
-	out  map[K]out[V]
+	last uint64               // number of the latest question
+	out  map[uint64]out[K, V] // by the key's hash, which is taken once; a key itself is long, and would be hashed four times
 }
 
 // out is what is under way for one key.
-type out[V any] struct {
+type out[K comparable, V any] struct {
+	key    K
 	number uint64    // of the question; 0 when it has ended, and one of next is to ask the next one
 	next   *group[V] // who wait for the next question; nil when nobody does
 }
@@ -43,41 +47,46 @@ type group[V any] struct {
 
 // New returns one with nothing under way.
 func New[K comparable, V any]() *Flights[K, V] {
-	return &Flights[K, V]{out: map[K]out[V]{}}
+	return &Flights[K, V]{seed: maphash.MakeSeed(), out: map[uint64]out[K, V]{}}
 }
 
 // Place is one caller's part: he leads, and asks; or he waits.
 type Place[K comparable, V any] struct {
 	all    *Flights[K, V]
 	key    K
+	hash   uint64
 	number uint64    // of the question that he asks; 0 when he asks none
 	group  *group[V] // whom he waits with, or asks for; nil when he asks for himself
 }
 
 // Enter takes a place: one that leads where nothing is under way.
 func (f *Flights[K, V]) Enter(key K) Place[K, V] {
-	p := Place[K, V]{all: f, key: key}
+	p := Place[K, V]{all: f, key: key, hash: maphash.Comparable(f.seed, key)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	o, busy := f.out[key]
-	if !busy {
-		p.number = f.ask(key)
+	o, busy := f.out[p.hash]
+	switch {
+	case !busy:
+		p.ask()
 		return p
-	}
-	if o.next == nil {
+	case o.key != key: // of all keys one has the entry; the other asks by himself
+		f.last++
+		p.number = f.last
+		return p
+	case o.next == nil:
 		o.next = &group[V]{turn: make(chan struct{}, 1), done: make(chan struct{})}
-		f.out[key] = o
+		f.out[p.hash] = o
 	}
 	o.next.members++
 	p.group = o.next
 	return p
 }
 
-// ask numbers a question; nobody waits behind it yet. With the lock held.
-func (f *Flights[K, V]) ask(key K) uint64 {
-	f.last++
-	f.out[key] = out[V]{number: f.last}
-	return f.last
+// ask begins a question; nobody waits behind it yet. With the lock held.
+func (p *Place[K, V]) ask() {
+	p.all.last++
+	p.number = p.all.last
+	p.all.out[p.hash] = out[K, V]{key: p.key, number: p.number}
 }
 
 // Leads says that the caller has to ask now, and to call End then.
@@ -126,7 +135,7 @@ func (p *Place[K, V]) take() bool {
 		return false
 	}
 	p.group.asked = time.Now()
-	p.number = p.all.ask(p.key)
+	p.ask()
 	return true
 }
 
@@ -139,13 +148,14 @@ func (p *Place[K, V]) leave() {
 		return
 	}
 	g.members--
-	switch o := p.all.out[p.key]; {
+	switch o := p.all.out[p.hash]; {
 	case g.members > 0 && o.number == 0:
 		g.give()
 	case g.members == 0 && o.number == 0:
-		delete(p.all.out, p.key)
+		delete(p.all.out, p.hash)
 	case g.members == 0:
-		p.all.out[p.key] = out[V]{number: o.number}
+		o.next = nil
+		p.all.out[p.hash] = o
 	}
 }
 
@@ -163,7 +173,7 @@ func (p *Place[K, V]) End(value V, shared bool) {
 	if p.number == 0 {
 		return
 	}
-	p.all.pass(p.key, p.number)
+	p.pass()
 	p.number = 0
 	if g := p.group; g != nil {
 		g.value, g.shared = value, shared
@@ -172,16 +182,18 @@ func (p *Place[K, V]) End(value V, shared bool) {
 }
 
 // pass gives the turn to those behind a question, unless one of them has taken it.
-func (f *Flights[K, V]) pass(key K, number uint64) {
+func (p *Place[K, V]) pass() {
+	f := p.all
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	o := f.out[key]
+	o := f.out[p.hash]
 	switch {
-	case o.number != number:
+	case o.number != p.number:
 	case o.next == nil:
-		delete(f.out, key)
+		delete(f.out, p.hash)
 	default:
-		f.out[key] = out[V]{next: o.next}
+		o.number = 0
+		f.out[p.hash] = o
 		o.next.give()
 	}
 }

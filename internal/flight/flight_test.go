@@ -126,6 +126,27 @@ func TestKeysAreApart(t *testing.T) {
 	})
 }
 
+// Two keys with one hash: the one that comes second does not share, and leaves the other's entry alone.
+func TestKeysThatMeetInAHash(t *testing.T) {
+	f := New[string, int64]()
+	one := f.Enter("one")
+	o := f.out[one.hash]
+	o.key = "other"
+	f.out[one.hash] = o // as if that had the same hash
+	second := f.Enter("one")
+	if !second.Leads() {
+		t.Fatal("it waits for another key's answer")
+	}
+	second.End(2, true)
+	if n := f.Len(); n != 1 {
+		t.Errorf("%d entries while one is out", n)
+	}
+	one.End(1, true)
+	if n := f.Len(); n != 0 {
+		t.Errorf("%d entries are left", n)
+	}
+}
+
 // What is not to be shared each asks for himself, at once.
 func TestAnswerThatServesNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -228,9 +249,10 @@ func TestThoseWhoLeave(t *testing.T) {
 	})
 }
 
-// The turn comes to one whose context has just ended.
+// The turn comes to one whose context has just ended. Which of the two he sees first is chance.
 func TestTurnOfOneWhoLeaves(t *testing.T) {
-	for _, stays := range []bool{false, true} {
+	for i := range 60 {
+		stays := i%2 == 0
 		synctest.Test(t, func(t *testing.T) {
 			f := New[string, int64]()
 			lead := f.Enter("key")

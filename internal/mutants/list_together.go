@@ -4,7 +4,7 @@ package main
 var togetherMutants = []mutant{
 	{
 		"claim answered by one that is out", "P4", "who comes while a claim is under way is told what it finds, which may be what he has just expired",
-		in("internal/flight/flight.go", "f.out[key] = out[V]{number: f.last}", "f.out[key] = out[V]{number: f.last, next: f.out[key].next}"),
+		in("internal/flight/flight.go", "out[K, V]{key: p.key, number: p.number}", "out[K, V]{key: p.key, number: p.number, next: p.all.out[p.hash].next}"),
 		root("^TestClaimBehindAnExpireIsNotAnsweredFromBefore$"),
 	},
 	{
@@ -19,6 +19,10 @@ var togetherMutants = []mutant{
 	{
 		"fingerprints share an answer", "P4", "the key alone says whose claims are alike",
 		in("together.go", "copy(a.print[:], q.fingerprint)", "a.size = 0"), root("^TestFingerprintsSideBySide$"),
+	},
+	{
+		"keys that meet in a hash share an answer", "P4", "a caller gets the result of a key that he has never heard of",
+		in("internal/flight/flight.go", "case o.key != key:", "case false:"), check{"./internal/flight", "^TestKeysThatMeetInAHash$"},
 	},
 	{
 		"unconfirmed grant is told to others", "P7", "they wait for a holder whose grant is given back just now",
@@ -42,6 +46,6 @@ var togetherMutants = []mutant{
 	},
 	{
 		"entry is left by who leaves", "P8", "the key is never led again, and its entry stays in memory",
-		in("internal/flight/flight.go", "case g.members == 0 && o.number == 0:\n\t\tdelete(p.all.out, p.key)", "case g.members == 0 && o.number == 0:"), check{"./internal/flight", "^TestTurnOfOneWhoLeaves$"},
+		in("internal/flight/flight.go", "case g.members == 0 && o.number == 0:\n\t\tdelete(p.all.out, p.hash)", "case g.members == 0 && o.number == 0:"), check{"./internal/flight", "^TestTurnOfOneWhoLeaves$"},
 	},
 }
