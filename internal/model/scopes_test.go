@@ -133,7 +133,7 @@ func scopeOf(t *testing.T, name string) Scope {
 		if s.Name != name {
 			continue
 		}
-		if testing.Short() {
+		if raced || testing.Short() {
 			s.Ticks = s.few
 			if s.prompt {
 				s.Late = 0
