@@ -103,7 +103,7 @@ func (s *settings) inOrder(claims []coordinator.ClaimResult) []int {
 func (s *settings) turn(ctx context.Context, c *coordinator.Coordinator, m Message, claim coordinator.ClaimResult) Verdict {
 	switch {
 	case claim.Err != nil:
-		return s.refused(ctx, c, m.Key, claim.Err)
+		return s.refused(ctx, c, m.Key, slices.Concat(s.claim, m.Claim), claim.Err)
 	case m.Run == nil:
 		s.release(ctx, claim.Lease)
 		return s.misused(fmt.Errorf("%w: a Message needs Run", coordinator.ErrInvalid))

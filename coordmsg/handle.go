@@ -28,7 +28,7 @@ func Handle(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key
 	}
 	lease, err := c.Claim(ctx, key, s.claim...)
 	if err != nil {
-		return s.refused(ctx, c, key, err)
+		return s.refused(ctx, c, key, s.claim, err)
 	}
 	return s.run(ctx, lease, fn)
 }
@@ -37,14 +37,29 @@ func Handle(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key
 const tidyTime = time.Second
 
 // refused is the verdict on a message that could not be claimed. What may have been claimed all the same is given back.
-func (s *settings) refused(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, err error) Verdict {
+func (s *settings) refused(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, opts []coordinator.ClaimOption, err error) Verdict {
 	var unknown *coordinator.UnknownError
 	if errors.As(err, &unknown) && unknown.Owner != "" {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
 		defer cancel()
 		_ = c.GiveBack(ctx, key, unknown.Owner) // else it lapses by itself
 	}
+	if errors.Is(err, coordinator.ErrInvalid) && !ownFault(ctx, c, key, opts) {
+		return s.misused(err)
+	}
 	return s.verdictOf(err)
+}
+
+// ownFault says whether a message is to blame for a claim that is ErrInvalid: by its key, or by what Redis alone can judge, its age
+// and its token. What is refused before Redis is asked is an option, the same for all messages, none of which may be given up for it.
+func ownFault(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, opts []coordinator.ClaimOption) bool {
+	if key.Validate() != nil {
+		return true
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel() // so that Redis is not asked
+	_, err := c.Claim(ended, key, opts...)
+	return !errors.Is(err, coordinator.ErrInvalid)
 }
 
 // run works under the lease.

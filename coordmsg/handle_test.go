@@ -236,6 +236,44 @@ func TestRefused(t *testing.T) {
 	})
 }
 
+// An option that cannot be used is refused for every message: it must not send a queue to the dead letters. What only one message
+// has wrong parks that one.
+func TestWhoIsToBlame(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *place) {
+		c := p.coordinator(t)
+		claim := func(opts ...coordinator.ClaimOption) coordmsg.Option { return coordmsg.Claim(opts...) }
+		for name, one := range map[string]struct {
+			opts   []coordmsg.Option
+			reason coordmsg.Reason
+			says   string
+		}{
+			"visible too long": {[]coordmsg.Option{coordmsg.VisibilityTimeout(12 * time.Hour)}, coordmsg.Misused, "raise WithMaxLifetime"},
+			"never visible":    {[]coordmsg.Option{coordmsg.VisibilityTimeout(0)}, coordmsg.Misused, "VisibilityTimeout takes"},
+			"a longer lease": {
+				[]coordmsg.Option{coordmsg.VisibilityTimeout(10 * time.Second), claim(coordinator.LeaseFor(30 * time.Second))}, coordmsg.Misused, "LeaseFor",
+			},
+			"no fingerprint": {[]coordmsg.Option{claim(coordinator.Fingerprint(nil))}, coordmsg.Misused, "Fingerprint"},
+			"of the future":  {[]coordmsg.Option{claim(coordinator.IssuedAt(time.Now().Add(2 * time.Hour)))}, coordmsg.Invalid, "IssuedAt"},
+			"a future token": {[]coordmsg.Option{claim(coordinator.MinToken(1 << 52))}, coordmsg.Invalid, "MinToken"},
+		} {
+			key := message(t)
+			for _, v := range []coordmsg.Verdict{
+				coordmsg.Handle(t.Context(), c, key, never(t), one.opts...),
+				coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{{Key: key, Run: never(t)}}, one.opts...)[0],
+			} {
+				action := coordmsg.Retry
+				if one.reason == coordmsg.Invalid {
+					action = coordmsg.Park
+				}
+				expect(t, v, action, one.reason, false, 0)
+				if !errors.Is(v.Err, coordinator.ErrInvalid) || !strings.Contains(v.Err.Error(), one.says) {
+					t.Errorf("%s: %v", name, v.Err)
+				}
+			}
+		}
+	})
+}
+
 func TestCorrupt(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {
 		c, key := p.coordinator(t), message(t)

@@ -31,8 +31,20 @@ func Claim(opts ...coordinator.ClaimOption) Option {
 // VisibilityTimeout says how long the broker waits before it delivers the message again, from the moment of the call: the lease
 // is renewed no longer than that. A handler that takes longer sees its context end, its later writes behind a fence
 // are refused, and the next delivery may begin at once. Without it the lease is renewed as long as the handler runs, up to the
-// coordinator's maximum lifetime, and deliveries meanwhile are told to wait.
-func VisibilityTimeout(d time.Duration) Option { return Claim(coordinator.MaxLifetime(d)) }
+// coordinator's maximum lifetime, and deliveries meanwhile are told to wait. It takes 100ms or more, and no more than
+// [coordinator.WithMaxLifetime], which has to be raised for a broker that waits longer than an hour.
+func VisibilityTimeout(d time.Duration) Option {
+	return func(s *settings) error {
+		if d < shortest {
+			return fmt.Errorf("%w: VisibilityTimeout takes %v or more, not %v; leave it out to renew as long as the handler runs", coordinator.ErrInvalid, shortest, d)
+		}
+		s.claim = append(s.claim, coordinator.MaxLifetime(d))
+		return nil
+	}
+}
+
+// shortest is the least that a lease lives.
+const shortest = 100 * time.Millisecond
 
 // MaxAttempts parks a message when this many attempts have ended without an outcome: by an error, a panic, a crash, or a
 // shutdown in the middle. The default is 10.

@@ -44,14 +44,14 @@ const (
 	Failed      Reason = "failed"      // Retry: the handler returned an error
 	Lost        Reason = "lost"        // Retry: the lease ended before the work did; what was written behind a fence later was refused
 	Unavailable Reason = "unavailable" // Retry: Redis is away, or what became of a call is not known
-	Misused     Reason = "misused"     // Retry: an option of this package cannot be used; no message is to blame
+	Misused     Reason = "misused"     // Retry: an option cannot be used; no message is to blame
 
 	Final     Reason = "final"     // Park: the handler returned a coordinator.Final error
 	Poisoned  Reason = "poisoned"  // Park: as many attempts as MaxAttempts allows have failed, panicked or crashed
 	Uncertain Reason = "uncertain" // Park: an attempt ended without an outcome, and coordinator.QuarantineLapsed was asked for
 	Reused    Reason = "reused"    // Park: another message had this key
 	Expired   Reason = "expired"   // Park: it is older than results are kept, and may have taken effect
-	Invalid   Reason = "invalid"   // Park: its key or an option of its claim cannot be used
+	Invalid   Reason = "invalid"   // Park: its key cannot be used, or its IssuedAt or MinToken is too far ahead
 	Corrupt   Reason = "corrupt"   // Park: what Redis holds for it cannot be read
 )
 
