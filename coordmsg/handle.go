@@ -153,8 +153,12 @@ func (s *settings) store(ctx context.Context, lease *coordinator.Lease, put func
 	}
 }
 
-// release gives the key up, within a moment, so that the next delivery need not wait for the lease's end.
+// release gives the key up, within a moment, so that the next delivery need not wait for the lease's end. One that was lost is left
+// to lapse: its claim may have asked for quarantine, and nobody but a person may then free it.
 func (s *settings) release(ctx context.Context, lease *coordinator.Lease) {
+	if lease.Context().Err() != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
 	defer cancel()
 	_ = lease.Release(ctx) // what cannot be released lapses by itself

@@ -214,6 +214,32 @@ func TestUncertain(t *testing.T) {
 	})
 }
 
+// A handler that lost its lease and stops does not free a key that is in quarantine: what it did is not known.
+func TestUncertainAfterALostLease(t *testing.T) {
+	quarantine := coordmsg.Claim(coordinator.QuarantineLapsed(), coordinator.LeaseFor(300*time.Millisecond))
+	for name, end := range map[string]func(ctx context.Context) error{
+		"it stops":  func(ctx context.Context) error { return ctx.Err() },
+		"it panics": func(context.Context) error { panic("bad bytes") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			env, key := coordtest.New(t), message(t)
+			func() {
+				defer func() { _ = recover() }()
+				v := coordmsg.Handle(t.Context(), env.Coordinator, key, func(ctx context.Context, _ *coordinator.Lease) error {
+					env.Lapse(key)
+					<-ctx.Done()
+					return end(ctx)
+				}, quarantine)
+				expect(t, v, coordmsg.Retry, coordmsg.Lost, false, 1)
+			}()
+			v := coordmsg.Handle(t.Context(), env.Coordinator, key, never(t), quarantine)
+			if v.Action != coordmsg.Park || v.Reason != coordmsg.Uncertain {
+				t.Errorf("%v", v)
+			}
+		})
+	}
+}
+
 func TestRefused(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {
 		c, key := p.coordinator(t), message(t)
