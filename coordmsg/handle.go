@@ -16,8 +16,8 @@ import (
 type Handler func(ctx context.Context, lease *coordinator.Lease) error
 
 // Handle runs fn for a message unless it has been done, is being done or is given up, and says what to do with the message. When
-// Redis cannot take the outcome it tries until the lease ends, or ctx, rather than have the work done again. A panic of fn counts as an
-// attempt, frees the key, and goes on.
+// Redis cannot take the outcome it tries until the lease ends rather than have the work done again, for a second after the end of ctx and
+// then in the background. A panic of fn counts as an attempt, frees the key, and goes on.
 func Handle(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, fn Handler, opts ...Option) Verdict {
 	s, err := newSettings(opts)
 	if err != nil {
@@ -107,7 +107,7 @@ func (s *settings) complete(ctx context.Context, lease *coordinator.Lease) Verdi
 		}
 		return v
 	}
-	return s.unstored(lease, err)
+	return s.unstored(ctx, lease, err)
 }
 
 // again has a message that has not taken effect delivered again.
@@ -122,24 +122,46 @@ func (s *settings) again(ctx context.Context, lease *coordinator.Lease, failure 
 }
 
 // unstored is the verdict where an outcome could not be stored; err says why.
-func (s *settings) unstored(lease *coordinator.Lease, err error) Verdict {
+func (s *settings) unstored(ctx context.Context, lease *coordinator.Lease, err error) Verdict {
 	v := s.verdictOf(err)
 	if v.Attempt == 0 {
 		v.Attempt = lease.Attempt()
 	}
+	if !passing(err) {
+		s.release(ctx, lease) // else it is renewed up to its maximum lifetime, for nobody
+	}
 	return v
 }
 
+// passing says whether an outcome may yet be stored.
+func passing(err error) bool {
+	return errors.Is(err, coordinator.ErrUnavailable) || errors.Is(err, coordinator.ErrUnknown)
+}
+
 // store puts an outcome into Redis. While that fails and the lease stands it tries again: the work is done, and to do it
-// again would be the only other way.
+// again would be the only other way. A consumer whose own context is over does not wait for that; it goes on behind its back.
 func (s *settings) store(ctx context.Context, lease *coordinator.Lease, put func(context.Context) error) error {
-	ctx, cancel := outliving(ctx, tidyTime)
+	patient, cancel := outliving(ctx, tidyTime)
 	defer cancel()
+	err := storeWithin(patient, lease, put)
+	if passing(err) && lease.Context().Err() == nil {
+		go func() {
+			ctx := context.WithoutCancel(ctx)
+			if err := storeWithin(ctx, lease, put); err != nil {
+				s.release(ctx, lease)
+			}
+		}()
+	}
+	return err
+}
+
+// storeWithin tries until the lease ends, or ctx.
+func storeWithin(ctx context.Context, lease *coordinator.Lease, put func(context.Context) error) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := put(ctx)
-		if !errors.Is(err, coordinator.ErrUnavailable) && !errors.Is(err, coordinator.ErrUnknown) {
+		if !passing(err) {
 			return err
 		}
 		pause.Reset(wait)

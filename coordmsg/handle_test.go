@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator"
@@ -373,6 +374,54 @@ func TestRedisStaysAway(t *testing.T) {
 	})
 	if v.Action != coordmsg.Retry || v.Attempt != 1 || v.Err == nil {
 		t.Fatalf("%v", v)
+	}
+}
+
+// A consumer is shut down while Redis cannot take the outcome: it does not wait, and the outcome is stored all the same, or the key
+// were in progress for as long as its lease is renewed.
+func TestRedisRefusesAtShutdown(t *testing.T) {
+	server := miniredis.RunT(t)
+	c := coordinatorOn(t, redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1}),
+		coordinator.WithLease(6*time.Second), coordinator.WithTimeout(300*time.Millisecond))
+	for name, result := range map[string]error{"done": nil, "final": coordinator.Final(errors.New("no such account"))} {
+		t.Run(name, func(t *testing.T) {
+			key := message(t)
+			ctx, shutdown := context.WithCancel(t.Context())
+			v := coordmsg.Handle(ctx, c, key, func(context.Context, *coordinator.Lease) error {
+				server.SetError("OOM command not allowed when used memory > 'maxmemory'.")
+				shutdown()
+				return result
+			})
+			server.SetError("")
+			expect(t, v, coordmsg.Retry, coordmsg.Unavailable, false, 1)
+			eventually(t, "the outcome is stored", func() bool {
+				v = coordmsg.Handle(t.Context(), c, key, never(t))
+				return v.Reason != coordmsg.InProgress
+			})
+			if !v.Replayed || v.Action == coordmsg.Retry {
+				t.Errorf("%v", v)
+			}
+		})
+	}
+}
+
+// What will never be stored is not renewed up to its maximum lifetime.
+func TestOutcomeThatCannotBeStored(t *testing.T) {
+	server := miniredis.RunT(t)
+	c := coordinatorOn(t, redis.NewClient(&redis.Options{Addr: server.Addr()}))
+	var lease *coordinator.Lease
+	v := coordmsg.Handle(t.Context(), c, message(t), func(_ context.Context, l *coordinator.Lease) error {
+		lease = l
+		for _, name := range server.Keys() {
+			if err := server.Set(name, "rubbish"); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	})
+	expect(t, v, coordmsg.Park, coordmsg.Corrupt, false, 1)
+	if lease.Context().Err() == nil {
+		t.Error("the lease goes on")
 	}
 }
 

@@ -50,7 +50,7 @@ func (s *settings) park(ctx context.Context, lease *coordinator.Lease, reason Re
 		s.release(ctx, lease)
 		return v
 	}
-	return s.unstored(lease, err)
+	return s.unstored(ctx, lease, err)
 }
 
 // replayed is the verdict on a message that has its outcome; err is what carries it.
