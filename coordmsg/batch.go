@@ -27,65 +27,90 @@ type Message struct {
 //
 // First attempts run in the messages' order. Those that were begun before come after them, in a random order: a
 // message whose handler kills the process counts an attempt for all that were claimed with it, and those that ran before it are
-// out of its reach the next time. A handler's panic goes on in
-// HandleBatch's caller, as a text with its stack, once the other handlers have returned.
+// out of its reach the next time. What is not begun when ctx or its lease ends is given back and counts no attempt. A handler's panic
+// goes on in HandleBatch's caller, as a text with its stack, once the other handlers have returned.
 func HandleBatch(ctx context.Context, c *coordinator.Coordinator, messages []Message, opts ...Option) []Verdict {
-	verdicts := make([]Verdict, len(messages))
 	s, err := newSettings(opts)
+	b := &batch{settings: s, ctx: ctx, c: c, messages: messages, verdicts: make([]Verdict, len(messages))}
 	if err != nil {
-		for i, m := range messages {
-			if verdicts[i] = s.misused(err); m.Settle != nil {
-				m.Settle(verdicts[i])
-			}
+		for i := range messages {
+			b.verdicts[i] = s.misused(err)
+			b.settle(i)
 		}
-		return verdicts
+		return b.verdicts
 	}
 	requests := make([]coordinator.ClaimRequest, len(messages))
 	for i, m := range messages {
-		requests[i] = coordinator.ClaimRequest{Key: m.Key, Options: slices.Concat(s.claim, m.Claim)}
+		requests[i] = coordinator.ClaimRequest{Key: m.Key, Options: b.options(m)}
 	}
-	claims := c.ClaimMany(ctx, requests)
-
-	var (
-		all   sync.WaitGroup
-		turns = make(chan struct{}, s.workers)
-		mu    sync.Mutex
-		ended string // the first panic
-	)
-	for _, i := range s.inOrder(claims) {
+	b.claims = c.ClaimMany(ctx, requests)
+	b.waits = make([]func() bool, len(messages))
+	for i, claim := range b.claims {
+		if claim.Lease != nil { // ends before anybody else can have the message
+			b.waits[i] = context.AfterFunc(claim.Lease.Context(), func() { b.giveBack(claim.Lease) })
+		}
+	}
+	turns := make(chan struct{}, s.workers)
+	for _, i := range b.inOrder() {
 		turns <- struct{}{}
-		all.Go(func() {
-			returned := false
-			defer func() {
-				if !returned {
-					cause := recover() // nil for runtime.Goexit
-					verdicts[i] = Verdict{Action: Retry, Reason: Failed, After: s.after(1), Err: errors.New("the handler ended its goroutine")}
-					mu.Lock()
-					if cause != nil && ended == "" {
-						ended = fmt.Sprintf("%v\n\nin the handler of message %d:\n%s", cause, i, debug.Stack())
-					}
-					mu.Unlock()
-				}
-				<-turns
-			}()
-			verdicts[i] = s.turn(ctx, c, messages[i], claims[i])
-			if messages[i].Settle != nil {
-				messages[i].Settle(verdicts[i])
-			}
-			returned = true
+		b.all.Go(func() {
+			defer func() { <-turns }()
+			b.one(i)
 		})
 	}
-	all.Wait()
-	if ended != "" {
-		panic(ended)
+	b.all.Wait()
+	if b.ended != "" {
+		panic(b.ended)
 	}
-	return verdicts
+	return b.verdicts
+}
+
+// batch is one call of HandleBatch.
+type batch struct {
+	*settings
+	ctx      context.Context
+	c        *coordinator.Coordinator
+	messages []Message
+	claims   []coordinator.ClaimResult
+	waits    []func() bool // ends the watch over a lease whose message waits for its turn; false when the lease has ended
+	verdicts []Verdict
+	all      sync.WaitGroup
+
+	mu    sync.Mutex
+	ended string // the first panic
+}
+
+func (b *batch) options(m Message) []coordinator.ClaimOption { return slices.Concat(b.claim, m.Claim) }
+
+// one gives a message its verdict, also where its handler does not return, and tells it.
+func (b *batch) one(i int) {
+	defer b.settle(i)
+	defer b.caught(i)
+	b.verdicts[i] = Verdict{Action: Retry, Reason: Failed, After: b.after(1), Err: errors.New("the handler ended its goroutine")}
+	b.verdicts[i] = b.turn(i)
+}
+
+func (b *batch) settle(i int) {
+	if settle := b.messages[i].Settle; settle != nil {
+		defer b.caught(i)
+		settle(b.verdicts[i])
+	}
+}
+
+// caught is deferred, and keeps a panic for HandleBatch's caller.
+func (b *batch) caught(i int) {
+	cause := recover() // nil for runtime.Goexit
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if cause != nil && b.ended == "" {
+		b.ended = fmt.Sprintf("%v\n\nin the handler of message %d:\n%s", cause, i, debug.Stack())
+	}
 }
 
 // inOrder sorts a batch: what needs no handler, first attempts, then the others in a random order.
-func (s *settings) inOrder(claims []coordinator.ClaimResult) []int {
+func (b *batch) inOrder() []int {
 	var answered, first, later []int
-	for i, claim := range claims {
+	for i, claim := range b.claims {
 		switch {
 		case claim.Err != nil:
 			answered = append(answered, i)
@@ -95,22 +120,37 @@ func (s *settings) inOrder(claims []coordinator.ClaimResult) []int {
 			later = append(later, i)
 		}
 	}
-	s.shuffle(len(later), func(i, j int) { later[i], later[j] = later[j], later[i] })
+	b.shuffle(len(later), func(i, j int) { later[i], later[j] = later[j], later[i] })
 	return slices.Concat(answered, first, later)
 }
 
-// turn is what happens to a message of a batch when its turn comes, which may be long after its claim.
-func (s *settings) turn(ctx context.Context, c *coordinator.Coordinator, m Message, claim coordinator.ClaimResult) Verdict {
-	switch {
-	case claim.Err != nil:
-		return s.refused(ctx, c, m.Key, slices.Concat(s.claim, m.Claim), claim.Err)
-	case m.Run == nil:
-		s.release(ctx, claim.Lease)
-		return s.misused(fmt.Errorf("%w: a Message needs Run", coordinator.ErrInvalid))
-	case ctx.Err() != nil: // not begun, and not to be begun
-		return s.again(ctx, claim.Lease, context.Cause(ctx))
-	case claim.Lease.Context().Err() != nil:
-		return s.again(ctx, claim.Lease, context.Cause(claim.Lease.Context()))
+// turn is what happens to a message when its turn comes, which may be long after its claim.
+func (b *batch) turn(i int) Verdict {
+	m, claim := b.messages[i], b.claims[i]
+	if claim.Err != nil {
+		return b.refused(b.ctx, b.c, m.Key, b.options(m), claim.Err)
 	}
-	return s.run(ctx, claim.Lease, m.Run)
+	held := b.waits[i]()
+	switch {
+	case !held: // and given back
+		return b.unbegun(claim.Lease, Lost, context.Cause(claim.Lease.Context()))
+	case m.Run == nil:
+		b.all.Go(func() { b.giveBack(claim.Lease) })
+		return b.misused(errNoHandler)
+	case b.ctx.Err() != nil:
+		b.all.Go(func() { b.giveBack(claim.Lease) })
+		return b.unbegun(claim.Lease, Failed, context.Cause(b.ctx))
+	}
+	return b.run(b.ctx, b.c, claim.Lease, m.Run)
+}
+
+// giveBack frees a message that was not begun.
+func (b *batch) giveBack(lease *coordinator.Lease) {
+	giveBack(b.ctx, b.c, lease.Key(), lease.Grant().Owner)
+	b.release(b.ctx, lease) // ends the lease here, which knows nothing of that
+}
+
+// unbegun is the verdict on a message that was not begun; its attempts are those before.
+func (b *batch) unbegun(lease *coordinator.Lease, reason Reason, why error) Verdict {
+	return Verdict{Action: Retry, Reason: reason, After: b.after(lease.Attempt()), Attempt: lease.Attempt() - 1, Checkpoint: lease.Checkpoint(), Err: why}
 }

@@ -131,33 +131,44 @@ func TestPanicInABatch(t *testing.T) {
 	expect(t, gone[0], coordmsg.Retry, coordmsg.Failed, false, 0)
 }
 
-// What has not begun when the consumer is shut down, or when its lease ends, does not begin.
+// What has not begun when the consumer is shut down, or when its lease ends, does not begin, and has had no attempt: however often
+// that happens, the message is not parked before its handler has run.
 func TestNotBegun(t *testing.T) {
-	p := onFake(t)
-	c := p.coordinator(t)
-	ctx, shutdown := context.WithCancel(t.Context())
-	late := message(t)
-	verdicts := coordmsg.HandleBatch(ctx, c, []coordmsg.Message{
-		{Key: message(t), Run: func(context.Context, *coordinator.Lease) error { shutdown(); return nil }},
-		{Key: late, Run: never(t)},
-	}, coordmsg.Workers(1))
-	expect(t, verdicts[0], coordmsg.Ack, coordmsg.Done, false, 1)
-	expect(t, verdicts[1], coordmsg.Retry, coordmsg.Failed, false, 1)
-	expect(t, coordmsg.Handle(t.Context(), c, late, fails(nil)), coordmsg.Ack, coordmsg.Done, false, 2)
+	everywhere(t, func(t *testing.T, p *place) {
+		c := p.coordinator(t)
+		late := message(t)
+		for range 3 {
+			ctx, shutdown := context.WithCancel(t.Context())
+			verdicts := coordmsg.HandleBatch(ctx, c, []coordmsg.Message{
+				{Key: message(t), Run: func(context.Context, *coordinator.Lease) error { shutdown(); return nil }},
+				{Key: late, Run: never(t)},
+			}, coordmsg.Workers(1), coordmsg.MaxAttempts(2))
+			expect(t, verdicts[0], coordmsg.Ack, coordmsg.Done, false, 1)
+			expect(t, verdicts[1], coordmsg.Retry, coordmsg.Failed, false, 0)
+		}
+		expect(t, coordmsg.Handle(t.Context(), c, late, fails(nil)), coordmsg.Ack, coordmsg.Done, false, 1)
 
-	lapsed := message(t)
-	verdicts = coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{
-		{Key: message(t), Run: func(ctx context.Context, _ *coordinator.Lease) error {
-			eventually(t, "the other's lease lapses", func() bool {
-				there, err := c.Inspect(ctx, lapsed)
-				return err == nil && there.LeaseRemaining <= 0
-			})
-			return nil
-		}},
-		{Key: lapsed, Run: never(t), Claim: []coordinator.ClaimOption{coordinator.LeaseFor(100 * time.Millisecond), coordinator.ManualRenewal()}},
-	}, coordmsg.Workers(1))
-	expect(t, verdicts[0], coordmsg.Ack, coordmsg.Done, false, 1)
-	expect(t, verdicts[1], coordmsg.Retry, coordmsg.Lost, false, 1)
+		lapsed := message(t)
+		for range 3 {
+			verdicts := coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{
+				{Key: message(t), Run: func(ctx context.Context, _ *coordinator.Lease) error {
+					eventually(t, "the other's lease ends", func() bool {
+						there, err := c.Inspect(ctx, lapsed)
+						return err == nil && there.State == coordinator.StateReleased // nobody waits for it to lapse
+					})
+					return nil
+				}, Claim: []coordinator.ClaimOption{coordinator.MaxLifetime(time.Minute)}},
+				{Key: lapsed, Run: never(t)},
+			}, coordmsg.Workers(1), coordmsg.MaxAttempts(2), coordmsg.VisibilityTimeout(500*time.Millisecond))
+			expect(t, verdicts[0], coordmsg.Ack, coordmsg.Done, false, 1)
+			expect(t, verdicts[1], coordmsg.Retry, coordmsg.Lost, false, 0)
+		}
+		expect(t, coordmsg.Handle(t.Context(), c, lapsed, fails(nil)), coordmsg.Ack, coordmsg.Done, false, 1)
+
+		lame := message(t) // without a handler
+		expect(t, coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{{Key: lame}})[0], coordmsg.Retry, coordmsg.Misused, false, 0)
+		expect(t, coordmsg.Handle(t.Context(), c, lame, fails(nil)), coordmsg.Ack, coordmsg.Done, false, 1)
+	})
 }
 
 // trips counts what a client sends, as round trips of a node.

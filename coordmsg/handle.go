@@ -23,26 +23,38 @@ func Handle(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key
 	if err != nil {
 		return s.misused(err)
 	}
-	if fn == nil {
-		return s.misused(fmt.Errorf("%w: Handle needs a handler", coordinator.ErrInvalid))
-	}
-	lease, err := c.Claim(ctx, key, s.claim...)
-	if err != nil {
-		return s.refused(ctx, c, key, s.claim, err)
-	}
-	return s.run(ctx, lease, fn)
+	return s.handle(ctx, c, key, fn, s.claim)
 }
 
-// tidyTime bounds what is done in Redis for a consumer whose own context is over.
+func (s *settings) handle(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, fn Handler, opts []coordinator.ClaimOption) Verdict {
+	if fn == nil {
+		return s.misused(errNoHandler)
+	}
+	lease, err := c.Claim(ctx, key, opts...)
+	if err != nil {
+		return s.refused(ctx, c, key, opts, err)
+	}
+	return s.run(ctx, c, lease, fn)
+}
+
+var errNoHandler = fmt.Errorf("%w: a message needs a handler", coordinator.ErrInvalid)
+
+// tidyTime bounds what is done in Redis for a consumer that does not wait for it, or whose own context is over.
 const tidyTime = time.Second
 
-// refused is the verdict on a message that could not be claimed. What may have been claimed all the same is given back.
+// giveBack frees what was claimed for a handler that has not run, so that it counts no attempt.
+func giveBack(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, owner string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	defer cancel()
+	_ = c.GiveBack(ctx, key, owner) // else it lapses by itself
+}
+
+// refused is the verdict on a message that could not be claimed. What may have been claimed all the same is given back in the
+// background: it is Redis that does not answer, and others wait for their verdicts.
 func (s *settings) refused(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, opts []coordinator.ClaimOption, err error) Verdict {
 	var unknown *coordinator.UnknownError
 	if errors.As(err, &unknown) && unknown.Owner != "" {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
-		defer cancel()
-		_ = c.GiveBack(ctx, key, unknown.Owner) // else it lapses by itself
+		go giveBack(ctx, c, key, unknown.Owner)
 	}
 	if errors.Is(err, coordinator.ErrInvalid) && !ownFault(ctx, c, key, opts) {
 		return s.misused(err)
@@ -63,9 +75,9 @@ func ownFault(ctx context.Context, c *coordinator.Coordinator, key coordinator.K
 }
 
 // run works under the lease.
-func (s *settings) run(ctx context.Context, lease *coordinator.Lease, fn Handler) Verdict {
-	if lease.Attempt() > s.most { // the last has crashed
-		return s.park(ctx, lease, Poisoned, fmt.Errorf("attempt %d ended without an outcome", lease.Attempt()-1))
+func (s *settings) run(ctx context.Context, c *coordinator.Coordinator, lease *coordinator.Lease, fn Handler) Verdict {
+	if ran := lease.Attempt() - 1; ran >= s.most { // the last has crashed
+		return s.park(ctx, lease, Poisoned, ran, fmt.Errorf("attempt %d ended without an outcome", ran))
 	}
 	returned := false
 	defer func() {
@@ -82,9 +94,11 @@ func (s *settings) run(ctx context.Context, lease *coordinator.Lease, fn Handler
 	case err == nil:
 		return s.complete(ctx, lease)
 	case coordinator.IsFinal(err):
-		return s.park(ctx, lease, Final, err)
-	case lease.Attempt() >= s.most && ctx.Err() == nil: // a shutdown is not the message's fault
-		return s.park(ctx, lease, Poisoned, err)
+		return s.park(ctx, lease, Final, lease.Attempt(), err)
+	case lease.Attempt() >= s.most && ctx.Err() == nil:
+		return s.park(ctx, lease, Poisoned, lease.Attempt(), err)
+	case lease.Attempt() >= s.most && lease.Context().Err() == nil: // a shutdown is not the message's fault: the last attempt does not count
+		giveBack(ctx, c, lease.Key(), lease.Grant().Owner)
 	}
 	return s.again(ctx, lease, err)
 }

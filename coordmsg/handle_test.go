@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -195,8 +197,8 @@ func TestPoisonedByCrashes(t *testing.T) {
 		v := whenFree(t, func() coordmsg.Verdict {
 			return coordmsg.Handle(t.Context(), c, key, never(t), coordmsg.MaxAttempts(2))
 		})
-		expect(t, v, coordmsg.Park, coordmsg.Poisoned, false, 3)
-		expect(t, coordmsg.Handle(t.Context(), c, key, never(t)), coordmsg.Park, coordmsg.Poisoned, true, 3)
+		expect(t, v, coordmsg.Park, coordmsg.Poisoned, false, 2) // as many as have run
+		expect(t, coordmsg.Handle(t.Context(), c, key, never(t)), coordmsg.Park, coordmsg.Poisoned, true, 2)
 	})
 }
 
@@ -434,9 +436,55 @@ func TestLostReply(t *testing.T) {
 	if !errors.Is(v.Err, coordinator.ErrUnknown) {
 		t.Errorf("%v", v.Err)
 	}
-	v = coordmsg.Handle(t.Context(), env.Coordinator, key, fails(nil))
-	if v.Action != coordmsg.Ack || v.Replayed {
-		t.Errorf("%v", v)
+	v = whenFree(t, func() coordmsg.Verdict { return coordmsg.Handle(t.Context(), env.Coordinator, key, fails(nil)) })
+	expect(t, v, coordmsg.Ack, coordmsg.Done, false, 1)
+}
+
+// Claims whose replies are lost are no attempts: however many there are, the message is not parked before its handler has run.
+func TestLostRepliesDoNotPoison(t *testing.T) {
+	env, key := coordtest.New(t), message(t)
+	for range 3 {
+		env.DropNext("claim")
+		coordmsg.Handle(t.Context(), env.Coordinator, key, never(t), coordmsg.MaxAttempts(2))
+		eventually(t, "it is given back", func() bool { return env.Record(key).State == coordinator.StateReleased })
+	}
+	expect(t, coordmsg.Handle(t.Context(), env.Coordinator, key, fails(nil), coordmsg.MaxAttempts(2)), coordmsg.Ack, coordmsg.Done, false, 1)
+}
+
+// hung is a Redis that takes connections and says nothing.
+func hung(t testing.TB) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
+		}
+	}()
+	return listener.Addr().String()
+}
+
+// Giving back what may have been claimed does not hold up the verdicts, nor what was granted beside it.
+func TestGivingBackIsNotWaitedFor(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: hung(t), MaxRetries: -1})
+	c := coordinatorOn(t, rdb, coordinator.WithTimeout(500*time.Millisecond))
+	begun := time.Now()
+	expect(t, coordmsg.Handle(t.Context(), c, message(t), never(t)), coordmsg.Retry, coordmsg.Unavailable, false, 0)
+	batch := make([]coordmsg.Message, 80)
+	for i := range batch {
+		batch[i] = coordmsg.Message{Key: message(t), Run: never(t)}
+	}
+	for _, v := range coordmsg.HandleBatch(t.Context(), c, batch) {
+		expect(t, v, coordmsg.Retry, coordmsg.Unavailable, false, 0)
+	}
+	if took := time.Since(begun); took > 2*time.Second { // 500ms twice, and no second for each give-back
+		t.Errorf("it took %v", took)
 	}
 }
 
@@ -451,13 +499,13 @@ func TestShutdown(t *testing.T) {
 			return ctx.Err()
 		}, coordmsg.MaxAttempts(1))
 		expect(t, v, coordmsg.Retry, coordmsg.Failed, false, 1)
-		// The key is free at once. One that has finished its work when the end came is done.
+		// The key is free at once, and the last attempt that was allowed is made again. One that has finished when the end comes is done.
 		ctx, shutdown = context.WithCancel(t.Context())
 		v = coordmsg.Handle(ctx, c, key, func(context.Context, *coordinator.Lease) error {
 			shutdown()
 			return nil
-		})
-		expect(t, v, coordmsg.Ack, coordmsg.Done, false, 2)
+		}, coordmsg.MaxAttempts(1))
+		expect(t, v, coordmsg.Ack, coordmsg.Done, false, 1)
 	})
 }
 

@@ -47,7 +47,8 @@ func VisibilityTimeout(d time.Duration) Option {
 const shortest = 100 * time.Millisecond
 
 // MaxAttempts parks a message when this many attempts have ended without an outcome: by an error, a panic, a crash, or a
-// shutdown in the middle. The default is 10.
+// shutdown in the middle, but for the last one, which is made again when a shutdown breaks it off. A message that was claimed and whose
+// handler was not called has had no attempt. The default is 10.
 func MaxAttempts(n int) Option {
 	return func(s *settings) error {
 		if n < 1 {

@@ -24,9 +24,9 @@ const (
 	longestText = 4096
 )
 
-// park stores that the message is given up.
-func (s *settings) park(ctx context.Context, lease *coordinator.Lease, reason Reason, failure error) Verdict {
-	p := parked{Version: parkedVersion, Reason: reason, Attempts: lease.Attempt(), Error: failure.Error(), Checkpoint: lease.Checkpoint()}
+// park stores that the message is given up after so many attempts.
+func (s *settings) park(ctx context.Context, lease *coordinator.Lease, reason Reason, attempts int, failure error) Verdict {
+	p := parked{Version: parkedVersion, Reason: reason, Attempts: attempts, Error: failure.Error(), Checkpoint: lease.Checkpoint()}
 	if len(p.Error) > longestText {
 		p.Error = strings.ToValidUTF8(p.Error[:longestText], "") + " …"
 	}
