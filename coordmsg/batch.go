@@ -32,33 +32,14 @@ type Message struct {
 func HandleBatch(ctx context.Context, c *coordinator.Coordinator, messages []Message, opts ...Option) []Verdict {
 	s, err := newSettings(opts)
 	b := &batch{settings: s, ctx: ctx, c: c, messages: messages, verdicts: make([]Verdict, len(messages))}
-	if err != nil {
+	if err == nil {
+		b.work()
+	} else {
 		for i := range messages {
 			b.verdicts[i] = s.misused(err)
 			b.settle(i)
 		}
-		return b.verdicts
 	}
-	requests := make([]coordinator.ClaimRequest, len(messages))
-	for i, m := range messages {
-		requests[i] = coordinator.ClaimRequest{Key: m.Key, Options: b.options(m)}
-	}
-	b.claims = c.ClaimMany(ctx, requests)
-	b.waits = make([]func() bool, len(messages))
-	for i, claim := range b.claims {
-		if claim.Lease != nil { // ends before anybody else can have the message
-			b.waits[i] = context.AfterFunc(claim.Lease.Context(), func() { b.giveBack(claim.Lease) })
-		}
-	}
-	turns := make(chan struct{}, s.workers)
-	for _, i := range b.inOrder() {
-		turns <- struct{}{}
-		b.all.Go(func() {
-			defer func() { <-turns }()
-			b.one(i)
-		})
-	}
-	b.all.Wait()
 	if b.ended != "" {
 		panic(b.ended)
 	}
@@ -80,13 +61,37 @@ type batch struct {
 	ended string // the first panic
 }
 
+// work claims the messages and gives each its turn.
+func (b *batch) work() {
+	requests := make([]coordinator.ClaimRequest, len(b.messages))
+	for i, m := range b.messages {
+		requests[i] = coordinator.ClaimRequest{Key: m.Key, Options: b.options(m)}
+	}
+	b.claims = b.c.ClaimMany(b.ctx, requests)
+	b.waits = make([]func() bool, len(b.messages))
+	for i, claim := range b.claims {
+		if claim.Lease != nil { // ends before anybody else can have the message
+			b.waits[i] = context.AfterFunc(claim.Lease.Context(), func() { b.giveBack(claim.Lease) })
+		}
+	}
+	turns := make(chan struct{}, b.workers)
+	for _, i := range b.inOrder() {
+		turns <- struct{}{}
+		b.all.Go(func() {
+			defer func() { <-turns }()
+			b.one(i)
+		})
+	}
+	b.all.Wait()
+}
+
 func (b *batch) options(m Message) []coordinator.ClaimOption { return slices.Concat(b.claim, m.Claim) }
 
 // one gives a message its verdict, also where its handler does not return, and tells it.
 func (b *batch) one(i int) {
 	defer b.settle(i)
 	defer b.caught(i)
-	b.verdicts[i] = Verdict{Action: Retry, Reason: Failed, After: b.after(1), Err: errors.New("the handler ended its goroutine")}
+	b.verdicts[i] = Verdict{Action: Retry, Reason: Failed, After: b.after(1), Err: errors.New("the handler did not return")}
 	b.verdicts[i] = b.turn(i)
 }
 

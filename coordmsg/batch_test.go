@@ -131,6 +131,34 @@ func TestPanicInABatch(t *testing.T) {
 	expect(t, gone[0], coordmsg.Retry, coordmsg.Failed, false, 0)
 }
 
+// Each message's verdict is told, also when its handler does not return, and it stands, also when Settle does not.
+func TestSettle(t *testing.T) {
+	p := onFake(t)
+	c := p.coordinator(t)
+	var told coordmsg.Verdict
+	tell := func(v coordmsg.Verdict) { told = v }
+	gone := func(context.Context, *coordinator.Lease) error { runtime.Goexit(); return nil }
+	coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{{Key: message(t), Run: gone, Settle: tell}})
+	expect(t, told, coordmsg.Retry, coordmsg.Failed, false, 0)
+	caught := func(messages []coordmsg.Message, opts ...coordmsg.Option) (text string) {
+		defer func() { text = fmt.Sprint(recover()) }()
+		coordmsg.HandleBatch(t.Context(), c, messages, opts...)
+		return ""
+	}
+	told = coordmsg.Verdict{}
+	caught([]coordmsg.Message{{Key: message(t), Run: func(context.Context, *coordinator.Lease) error { panic("bad bytes") }, Settle: tell}})
+	expect(t, told, coordmsg.Retry, coordmsg.Failed, false, 0)
+	leaves := func(coordmsg.Verdict) { runtime.Goexit() }
+	verdicts := coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{{Key: message(t), Run: fails(nil), Settle: leaves}})
+	expect(t, verdicts[0], coordmsg.Ack, coordmsg.Done, false, 1)
+	panics := func(coordmsg.Verdict) { panic("cannot settle") }
+	for _, opts := range [][]coordmsg.Option{nil, {coordmsg.Workers(0)}} {
+		if text := caught([]coordmsg.Message{{Key: message(t), Run: fails(nil), Settle: panics}}, opts...); !strings.Contains(text, "cannot settle") {
+			t.Errorf("the panic is %q", text)
+		}
+	}
+}
+
 // What has not begun when the consumer is shut down, or when its lease ends, does not begin, and has had no attempt: however often
 // that happens, the message is not parked before its handler has run.
 func TestNotBegun(t *testing.T) {
