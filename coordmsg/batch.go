@@ -23,7 +23,8 @@ type Message struct {
 }
 
 // HandleBatch is [Handle] for many messages: it claims them all in one round trip per node, runs [Workers] handlers at a time, and
-// returns the verdicts in the messages' order. A message that is in the batch twice runs once, and its copy is in progress.
+// returns the verdicts in the messages' order. A message that is in the batch twice runs once, and its copy is in progress. Messages of one
+// coordinator.Key.Resource take turns: the first is claimed with the batch, each other one when the one before it is through.
 //
 // First attempts run in the messages' order. Those that were begun before come after them, in a random order: a
 // message whose handler kills the process counts an attempt for all that were claimed with it, and those that ran before it are
@@ -54,7 +55,9 @@ type batch struct {
 	messages []Message
 	claims   []coordinator.ClaimResult
 	waits    []func() bool // ends the watch over a lease whose message waits for its turn; false when the lease has ended
+	next     map[int]int   // the message of the same resource whose turn is after this one's
 	verdicts []Verdict
+	turns    chan struct{}
 	all      sync.WaitGroup
 
 	mu    sync.Mutex
@@ -74,13 +77,10 @@ func (b *batch) work() {
 			b.waits[i] = context.AfterFunc(claim.Lease.Context(), func() { b.giveBack(claim.Lease) })
 		}
 	}
-	turns := make(chan struct{}, b.workers)
+	b.turns = make(chan struct{}, b.workers)
 	for _, i := range b.inOrder() {
-		turns <- struct{}{}
-		b.all.Go(func() {
-			defer func() { <-turns }()
-			b.one(i)
-		})
+		b.turns <- struct{}{}
+		b.all.Go(func() { b.one(i, b.turn) })
 	}
 	b.all.Wait()
 }
@@ -88,11 +88,21 @@ func (b *batch) work() {
 func (b *batch) options(m Message) []coordinator.ClaimOption { return slices.Concat(b.claim, m.Claim) }
 
 // one gives a message its verdict, also where its handler does not return, and tells it.
-func (b *batch) one(i int) {
+func (b *batch) one(i int, turn func(i int) Verdict) {
+	defer b.goOn(i)
 	defer b.settle(i)
 	defer b.caught(i)
 	b.verdicts[i] = Verdict{Action: Retry, Reason: Failed, After: b.after(1), Err: errors.New("the handler did not return")}
-	b.verdicts[i] = b.turn(i)
+	b.verdicts[i] = turn(i)
+}
+
+// goOn passes the turn to the message that has waited for this one.
+func (b *batch) goOn(i int) {
+	if j, waits := b.next[i]; waits {
+		b.all.Go(func() { b.one(j, b.follow) }) // a goroutine of its own, since this one may be ending
+	} else {
+		<-b.turns
+	}
 }
 
 func (b *batch) settle(i int) {
@@ -112,21 +122,44 @@ func (b *batch) caught(i int) {
 	}
 }
 
-// inOrder sorts a batch: what needs no handler, first attempts, then the others in a random order.
+// inOrder sorts a batch: what needs no handler, first attempts, then the others in a random order. What waits for a message of the
+// batch itself comes after that one.
 func (b *batch) inOrder() []int {
 	var answered, first, later []int
+	last := map[string]int{} // of each resource that the batch holds
+	own := map[coordinator.Key]bool{}
 	for i, claim := range b.claims {
+		if key := b.messages[i].Key; claim.Lease != nil && key.Resource != "" {
+			last[key.Resource], own[key] = i, true
+		}
+	}
+	b.next = map[int]int{}
+	for i, claim := range b.claims {
+		key := b.messages[i].Key
+		before, holds := last[key.Resource]
 		switch {
-		case claim.Err != nil:
-			answered = append(answered, i)
-		case claim.Lease.Attempt() == 1:
+		case claim.Err == nil && claim.Lease.Attempt() == 1:
 			first = append(first, i)
-		default:
+		case claim.Err == nil:
 			later = append(later, i)
+		case errors.Is(claim.Err, coordinator.ErrInProgress) && holds && !own[key]:
+			b.next[before] = i
+			last[key.Resource], own[key] = i, true
+		default:
+			answered = append(answered, i)
 		}
 	}
 	b.shuffle(len(later), func(i, j int) { later[i], later[j] = later[j], later[i] })
 	return slices.Concat(answered, first, later)
+}
+
+// follow is the turn of a message that the one before it kept from being claimed.
+func (b *batch) follow(i int) Verdict {
+	m := b.messages[i]
+	if b.ctx.Err() != nil {
+		return b.verdictOf(b.claims[i].Err)
+	}
+	return b.handle(b.ctx, b.c, m.Key, m.Run, b.options(m))
 }
 
 // turn is what happens to a message when its turn comes, which may be long after its claim.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -196,6 +197,68 @@ func TestNotBegun(t *testing.T) {
 		lame := message(t) // without a handler
 		expect(t, coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{{Key: lame}})[0], coordmsg.Retry, coordmsg.Misused, false, 0)
 		expect(t, coordmsg.Handle(t.Context(), c, lame, fails(nil)), coordmsg.Ack, coordmsg.Done, false, 1)
+	})
+}
+
+// Messages of one resource take turns in their batch, also where the handler of one does not return.
+func TestResourceTakesTurns(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *place) {
+		c := p.coordinator(t)
+		var mu sync.Mutex
+		var order, tokens []int64
+		var messages []coordmsg.Message
+		account := message(t).ID
+		for i := range 6 {
+			key := message(t)
+			key.Resource = account
+			messages = append(messages, coordmsg.Message{Key: key, Run: func(_ context.Context, lease *coordinator.Lease) error {
+				mu.Lock()
+				order, tokens = append(order, int64(i)), append(tokens, int64(lease.Token()))
+				mu.Unlock()
+				switch i {
+				case 1:
+					runtime.Goexit()
+				case 2:
+					return errors.New("down")
+				case 3:
+					return coordinator.Final(errors.New("no such account"))
+				}
+				return nil
+			}})
+		}
+		messages = append(messages, messages[4]) // a copy
+		begun := time.Now()
+		verdicts := coordmsg.HandleBatch(t.Context(), c, messages, coordmsg.Claim(coordinator.LeaseFor(20*time.Second)))
+		expect(t, verdicts[0], coordmsg.Ack, coordmsg.Done, false, 1)
+		expect(t, verdicts[1], coordmsg.Retry, coordmsg.Failed, false, 0)
+		expect(t, verdicts[2], coordmsg.Retry, coordmsg.Failed, false, 1)
+		expect(t, verdicts[3], coordmsg.Park, coordmsg.Final, false, 1)
+		expect(t, verdicts[4], coordmsg.Ack, coordmsg.Done, false, 1)
+		expect(t, verdicts[5], coordmsg.Ack, coordmsg.Done, false, 1)
+		if v := verdicts[6]; v.Reason != coordmsg.InProgress {
+			t.Errorf("the copy: %v", v)
+		}
+		if fmt.Sprint(order) != "[0 1 2 3 4 5]" || !slices.IsSorted(tokens) {
+			t.Errorf("they ran in the order %v with the tokens %v", order, tokens)
+		}
+		if took := time.Since(begun); took > 10*time.Second {
+			t.Errorf("it took %v: a lease was waited for", took)
+		}
+		// Of those that wait none is begun once the consumer is shut down.
+		ctx, shutdown := context.WithCancel(t.Context())
+		for i := range messages {
+			messages[i].Key = message(t)
+			messages[i].Key.Resource = account
+			messages[i].Run = never(t)
+		}
+		messages[0].Run = func(context.Context, *coordinator.Lease) error { shutdown(); return nil }
+		for i, v := range coordmsg.HandleBatch(ctx, c, messages) {
+			if i == 0 {
+				expect(t, v, coordmsg.Ack, coordmsg.Done, false, 1)
+			} else if v.Action != coordmsg.Retry || v.Reason != coordmsg.InProgress {
+				t.Errorf("message %d: %v", i, v)
+			}
+		}
 	})
 }
 
