@@ -74,7 +74,7 @@ func (b *batch) work() {
 	b.waits = make([]func() bool, len(b.messages))
 	for i, claim := range b.claims {
 		if claim.Lease != nil { // ends before anybody else can have the message
-			b.waits[i] = context.AfterFunc(claim.Lease.Context(), func() { b.giveBack(claim.Lease) })
+			b.waits[i] = context.AfterFunc(claim.Lease.Context(), func() { putBack(b.ctx, b.c, claim.Lease) })
 		}
 	}
 	b.turns = make(chan struct{}, b.workers)
@@ -156,7 +156,7 @@ func (b *batch) inOrder() []int {
 // follow is the turn of a message that the one before it kept from being claimed.
 func (b *batch) follow(i int) Verdict {
 	m := b.messages[i]
-	if b.ctx.Err() != nil {
+	if b.ctx.Err() != nil || b.overdue() {
 		return b.verdictOf(b.claims[i].Err)
 	}
 	return b.handle(b.ctx, b.c, m.Key, m.Run, b.options(m))
@@ -170,25 +170,14 @@ func (b *batch) turn(i int) Verdict {
 	}
 	held := b.waits[i]()
 	switch {
-	case !held: // and given back
+	case !held: // any more, and given back
 		return b.unbegun(claim.Lease, Lost, context.Cause(claim.Lease.Context()))
 	case m.Run == nil:
-		b.all.Go(func() { b.giveBack(claim.Lease) })
+		b.all.Go(func() { putBack(b.ctx, b.c, claim.Lease) })
 		return b.misused(errNoHandler)
 	case b.ctx.Err() != nil:
-		b.all.Go(func() { b.giveBack(claim.Lease) })
+		b.all.Go(func() { putBack(b.ctx, b.c, claim.Lease) })
 		return b.unbegun(claim.Lease, Failed, context.Cause(b.ctx))
 	}
 	return b.run(b.ctx, b.c, claim.Lease, m.Run)
-}
-
-// giveBack frees a message that was not begun.
-func (b *batch) giveBack(lease *coordinator.Lease) {
-	giveBack(b.ctx, b.c, lease.Key(), lease.Grant().Owner)
-	b.release(b.ctx, lease) // ends the lease here, which knows nothing of that
-}
-
-// unbegun is the verdict on a message that was not begun; its attempts are those before.
-func (b *batch) unbegun(lease *coordinator.Lease, reason Reason, why error) Verdict {
-	return Verdict{Action: Retry, Reason: reason, After: b.after(lease.Attempt()), Attempt: lease.Attempt() - 1, Checkpoint: lease.Checkpoint(), Err: why}
 }

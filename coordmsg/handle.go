@@ -49,6 +49,21 @@ func giveBack(ctx context.Context, c *coordinator.Coordinator, key coordinator.K
 	_ = c.GiveBack(ctx, key, owner) // else it lapses by itself
 }
 
+// putBack does that with a lease, and ends it here, which knows nothing of it.
+func putBack(ctx context.Context, c *coordinator.Coordinator, lease *coordinator.Lease) {
+	giveBack(ctx, c, lease.Key(), lease.Grant().Owner)
+	if lease.Context().Err() == nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+		defer cancel()
+		_ = lease.Release(ctx)
+	}
+}
+
+// unbegun is the verdict on a message that was claimed and not begun; its attempts are those before.
+func (s *settings) unbegun(lease *coordinator.Lease, reason Reason, why error) Verdict {
+	return Verdict{Action: Retry, Reason: reason, After: s.after(lease.Attempt()), Attempt: lease.Attempt() - 1, Checkpoint: lease.Checkpoint(), Err: why}
+}
+
 // refused is the verdict on a message that could not be claimed. What may have been claimed all the same is given back in the
 // background: it is Redis that does not answer, and others wait for their verdicts.
 func (s *settings) refused(ctx context.Context, c *coordinator.Coordinator, key coordinator.Key, opts []coordinator.ClaimOption, err error) Verdict {
@@ -79,6 +94,10 @@ func (s *settings) run(ctx context.Context, c *coordinator.Coordinator, lease *c
 	if ran := lease.Attempt() - 1; ran >= s.most { // the last has crashed
 		return s.park(ctx, lease, Poisoned, ran, fmt.Errorf("attempt %d ended without an outcome", ran))
 	}
+	if s.overdue() { // the claim has waited for so long
+		go putBack(ctx, c, lease)
+		return s.unbegun(lease, Lost, fmt.Errorf("%w: the visibility timeout was over before the message was begun", coordinator.ErrLeaseLost))
+	}
 	returned := false
 	defer func() {
 		if !returned { // a panic, or runtime.Goexit
@@ -88,6 +107,11 @@ func (s *settings) run(ctx context.Context, c *coordinator.Coordinator, lease *c
 	working, cancel := context.WithCancelCause(coordinator.ContextWithGrant(ctx, lease.Grant()))
 	defer cancel(context.Canceled)
 	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
+	if s.visible > 0 {
+		var stop func()
+		working, stop = context.WithDeadlineCause(working, s.called.Add(s.visible), coordinator.ErrLeaseLost)
+		defer stop()
+	}
 	err := fn(working, lease)
 	returned = true
 	switch {
@@ -98,7 +122,7 @@ func (s *settings) run(ctx context.Context, c *coordinator.Coordinator, lease *c
 	case lease.Attempt() >= s.most && ctx.Err() == nil:
 		return s.park(ctx, lease, Poisoned, lease.Attempt(), err)
 	case lease.Attempt() >= s.most && lease.Context().Err() == nil: // a shutdown is not the message's fault: the last attempt does not count
-		giveBack(ctx, c, lease.Key(), lease.Grant().Owner)
+		putBack(ctx, c, lease)
 	}
 	return s.again(ctx, lease, err)
 }
@@ -128,7 +152,7 @@ func (s *settings) complete(ctx context.Context, lease *coordinator.Lease) Verdi
 func (s *settings) again(ctx context.Context, lease *coordinator.Lease, failure error) Verdict {
 	v := Verdict{Action: Retry, Reason: Failed, After: s.after(lease.Attempt()), Attempt: lease.Attempt(), Checkpoint: lease.Checkpoint(), Err: failure}
 	switch cause := context.Cause(lease.Context()); {
-	case errors.Is(cause, coordinator.ErrLeaseLost), errors.Is(cause, coordinator.ErrClosed), errors.Is(failure, coordinator.ErrStaleToken):
+	case errors.Is(cause, coordinator.ErrLeaseLost), errors.Is(cause, coordinator.ErrClosed), errors.Is(failure, coordinator.ErrStaleToken), s.overdue():
 		v.Reason = Lost
 	}
 	s.release(ctx, lease)
@@ -192,7 +216,7 @@ func storeWithin(ctx context.Context, lease *coordinator.Lease, put func(context
 // release gives the key up, within a moment, so that the next delivery need not wait for the lease's end. One that was lost is left
 // to lapse: its claim may have asked for quarantine, and nobody but a person may then free it.
 func (s *settings) release(ctx context.Context, lease *coordinator.Lease) {
-	if lease.Context().Err() != nil {
+	if lease.Context().Err() != nil || s.overdue() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)

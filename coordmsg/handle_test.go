@@ -566,13 +566,55 @@ func TestVisibilityTimeout(t *testing.T) {
 	})
 }
 
+// The visibility timeout counts from the call, as the broker's does, and not from the grant that the call has waited for.
+func TestVisibilityTimeoutCountsFromTheCall(t *testing.T) {
+	p := onFake(t)
+	c := p.coordinator(t)
+	holder := func(key coordinator.Key, d time.Duration) {
+		lease, err := c.Claim(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(d, func() { _ = lease.Release(context.Background()) })
+	}
+	wait := coordmsg.Claim(coordinator.WaitUpTo(10 * time.Second))
+	key := message(t)
+	holder(key, 1500*time.Millisecond)
+	called := time.Now()
+	v := coordmsg.Handle(t.Context(), c, key, func(ctx context.Context, _ *coordinator.Lease) error {
+		<-ctx.Done()
+		if took := time.Since(called); took < 2*time.Second || took > 3*time.Second {
+			t.Errorf("the context ended %v after the call", took)
+		}
+		if !errors.Is(context.Cause(ctx), coordinator.ErrLeaseLost) {
+			t.Errorf("it ended by %v", context.Cause(ctx))
+		}
+		return ctx.Err()
+	}, wait, coordmsg.VisibilityTimeout(2*time.Second))
+	expect(t, v, coordmsg.Retry, coordmsg.Lost, false, 2)
+
+	for _, batch := range []bool{false, true} {
+		key = message(t)
+		holder(key, time.Second)
+		opts := []coordmsg.Option{wait, coordmsg.VisibilityTimeout(200 * time.Millisecond)}
+		if batch {
+			v = coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{{Key: key, Run: never(t)}}, opts...)[0]
+		} else {
+			v = coordmsg.Handle(t.Context(), c, key, never(t), opts...)
+		}
+		expect(t, v, coordmsg.Retry, coordmsg.Lost, false, 1)
+		v = whenFree(t, func() coordmsg.Verdict { return coordmsg.Handle(t.Context(), c, key, fails(nil)) })
+		expect(t, v, coordmsg.Ack, coordmsg.Done, false, 2)
+	}
+}
+
 // A long handler is renewed, so that its key is not given away.
 func TestLongHandlersAreRenewed(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {
-		c, key := p.coordinator(t, coordinator.WithLease(300*time.Millisecond)), message(t)
+		c, key := p.coordinator(t, coordinator.WithLease(2*time.Second)), message(t)
 		v := coordmsg.Handle(t.Context(), c, key, func(ctx context.Context, lease *coordinator.Lease) error {
 			begun := lease.Deadline()
-			eventually(t, "three renewals", func() bool { return lease.Deadline().Sub(begun) > time.Second })
+			eventually(t, "two renewals", func() bool { return lease.Deadline().Sub(begun) > time.Second })
 			expect(t, coordmsg.Handle(ctx, c, key, never(t)), coordmsg.Retry, coordmsg.InProgress, false, 1)
 			return ctx.Err()
 		})

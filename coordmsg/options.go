@@ -13,6 +13,8 @@ type Option func(*settings) error
 
 type settings struct {
 	claim   []coordinator.ClaimOption
+	visible time.Duration // 0: as long as the lease
+	called  time.Time
 	most    int
 	after   func(attempt int) time.Duration
 	workers int
@@ -30,7 +32,8 @@ func Claim(opts ...coordinator.ClaimOption) Option {
 
 // VisibilityTimeout says how long the broker waits before it delivers the message again, from the moment of the call: the lease
 // is renewed no longer than that. A handler that takes longer sees its context end, its later writes behind a fence
-// are refused, and the next delivery may begin at once. Without it the lease is renewed as long as the handler runs, up to the
+// are refused, and the next delivery may begin at once. Where the claim has waited (coordinator.WaitUpTo) the lease ends later than the
+// context, by as long. Without it the lease is renewed as long as the handler runs, up to the
 // coordinator's maximum lifetime, and deliveries meanwhile are told to wait. It takes 100ms or more, and no more than
 // [coordinator.WithMaxLifetime], which has to be raised for a broker that waits longer than an hour.
 func VisibilityTimeout(d time.Duration) Option {
@@ -38,10 +41,13 @@ func VisibilityTimeout(d time.Duration) Option {
 		if d < shortest {
 			return fmt.Errorf("%w: VisibilityTimeout takes %v or more, not %v; leave it out to renew as long as the handler runs", coordinator.ErrInvalid, shortest, d)
 		}
-		s.claim = append(s.claim, coordinator.MaxLifetime(d))
+		s.visible, s.claim = d, append(s.claim, coordinator.MaxLifetime(d)) // which counts from the grant
 		return nil
 	}
 }
+
+// overdue says whether the broker may have delivered the message again.
+func (s *settings) overdue() bool { return s.visible > 0 && time.Since(s.called) >= s.visible }
 
 // shortest is the least that a lease lives.
 const shortest = 100 * time.Millisecond
@@ -87,7 +93,7 @@ func Workers(n int) Option {
 }
 
 func newSettings(opts []Option) (*settings, error) {
-	s := &settings{most: 10, workers: 16, after: backOff, shuffle: rand.Shuffle}
+	s := &settings{most: 10, workers: 16, after: backOff, shuffle: rand.Shuffle, called: time.Now()}
 	for _, opt := range opts {
 		if opt == nil {
 			return s, fmt.Errorf("%w: an option is nil; leave it out", coordinator.ErrInvalid)
