@@ -74,7 +74,13 @@ func (s *settings) refused(ctx context.Context, c *coordinator.Coordinator, key 
 	if errors.Is(err, coordinator.ErrInvalid) && !ownFault(ctx, c, key, opts) {
 		return s.misused(err)
 	}
-	return s.verdictOf(err)
+	v := s.verdictOf(err)
+	if v.Reason == Uncertain { // rare enough to ask how often it has run
+		if there, err := c.Inspect(ctx, key); err == nil && there.State == coordinator.StateLapsed {
+			v.Attempt = there.Attempt
+		}
+	}
+	return v
 }
 
 // ownFault says whether a message is to blame for a claim that is ErrInvalid: by its key, or by what Redis alone can judge, its age

@@ -209,7 +209,7 @@ func TestUncertain(t *testing.T) {
 		v := whenFree(t, func() coordmsg.Verdict {
 			return coordmsg.Handle(t.Context(), c, key, never(t), coordmsg.Claim(coordinator.QuarantineLapsed()))
 		})
-		expect(t, v, coordmsg.Park, coordmsg.Uncertain, false, 0)
+		expect(t, v, coordmsg.Park, coordmsg.Uncertain, false, 1)
 		if err := c.Resolve(t.Context(), key, coordinator.Resolution{}); err != nil {
 			t.Fatal(err)
 		}
@@ -236,9 +236,7 @@ func TestUncertainAfterALostLease(t *testing.T) {
 				expect(t, v, coordmsg.Retry, coordmsg.Lost, false, 1)
 			}()
 			v := coordmsg.Handle(t.Context(), env.Coordinator, key, never(t), quarantine)
-			if v.Action != coordmsg.Park || v.Reason != coordmsg.Uncertain {
-				t.Errorf("%v", v)
-			}
+			expect(t, v, coordmsg.Park, coordmsg.Uncertain, false, 1)
 		})
 	}
 }

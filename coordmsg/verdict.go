@@ -65,7 +65,8 @@ type Verdict struct {
 	Replayed bool
 	// Attempt is the number of the attempt that this is about; 0 where it is not known.
 	Attempt int
-	// Checkpoint is what the message's attempts saved last, for the record of a parked one; nil when there is none.
+	// Checkpoint is what the message's attempts saved last, for the record of a parked one; nil when there is none, and where nothing
+	// was claimed and nothing is stored, as with Uncertain.
 	Checkpoint []byte
 	// Result is what the handler stored with lease.Complete, where it did so itself; nil otherwise.
 	Result []byte
