@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -545,6 +547,25 @@ func TestRedisAway(t *testing.T) {
 			t.Errorf("%v, %v", r.header, amid.seen())
 		}
 	})
+}
+
+// Redis that answers is not away: an operation whose result the replicas have not confirmed is done, and does not run again, and a
+// claim that they have not confirmed may be asked for again.
+func TestReplicasThatLag(t *testing.T) {
+	server := miniredis.RunT(t)
+	place := &place{client: func() redis.UniversalClient { return redis.NewClient(&redis.Options{Addr: server.Addr()}) }}
+	lagging := place.coordinator(t, coordinator.WithReplicas(1, 50*time.Millisecond)) // miniredis has no replica
+	var runs atomic.Int64
+	tenant := coordgrpc.SingleTenant()
+	first := serveAs(t, place.coordinator(t), counted(&runs), tenant)
+	wantRun(t, first.call(t, "", idem, "k"), "run 1", false)
+	open := serveAs(t, lagging, counted(&runs), tenant, coordgrpc.PassWhenUnavailable())
+	for _, key := range []string{"k", "l"} {
+		wantReason(t, open.call(t, "", idem, key), codes.Unavailable, coordgrpc.ReasonUnavailable)
+	}
+	if runs.Load() != 1 {
+		t.Errorf("ran %d times", runs.Load())
+	}
 }
 
 // A reply that is lost does not lock the caller out, nor is what could not be stored at once forgotten.

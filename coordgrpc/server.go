@@ -169,7 +169,7 @@ func (o *operation) run() (any, error) {
 	if result, done := coordinator.ResultOf(err); done {
 		return o.replay(result)
 	}
-	away := mayHaveRun || errors.Is(err, coordinator.ErrUnavailable) || errors.Is(err, coordinator.ErrNotReplicated)
+	away := mayHaveRun || errors.Is(err, coordinator.ErrUnavailable) // not ErrNotReplicated, which may be about an operation that is done
 	if away && o.open && o.ctx.Err() == nil {
 		o.observe(o.ctx, o.method, OutcomeUnprotected, err)
 		o.recorder().mark(UnprotectedMetadata)
