@@ -264,6 +264,37 @@ func TestQuarantine(t *testing.T) {
 	wantReason(t, <-first, codes.FailedPrecondition, coordgrpc.ReasonSettledAsFailed)
 }
 
+// A handler that lost its lease and stops, or panics, does not free a key in quarantine: what it did is not known.
+func TestQuarantineAfterALostLease(t *testing.T) {
+	for name, panics := range map[string]bool{"it stops": false, "it panics": true} {
+		t.Run(name, func(t *testing.T) {
+			env := coordtest.New(t)
+			var runs atomic.Int64
+			begun := make(chan struct{}, 10)
+			s := serve(t, env.Coordinator, func(ctx context.Context, _ *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+				runs.Add(1)
+				begun <- struct{}{}
+				<-ctx.Done()
+				if panics {
+					panic("bug")
+				}
+				return nil, ctx.Err()
+			}, coordgrpc.Quarantine(), coordgrpc.LeaseFor(300*time.Millisecond))
+			first := s.later(t.Context(), "", idem, "k")
+			<-begun
+			env.Lapse(s.key("k"))
+			if r := <-first; !panics && r.status.Code() != codes.Aborted {
+				t.Error(r.err)
+			}
+			eventually(t, "the lease is over", func() bool { return env.Record(s.key("k")).LeaseRemaining <= 0 })
+			wantReason(t, s.call(t, "", idem, "k"), codes.FailedPrecondition, coordgrpc.ReasonUncertain)
+			if runs.Load() != 1 {
+				t.Errorf("ran %d times", runs.Load())
+			}
+		})
+	}
+}
+
 // What is stored and cannot be read is never run again.
 func TestUnreadable(t *testing.T) {
 	for name, stored := range map[string]string{

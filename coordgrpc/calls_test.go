@@ -419,7 +419,31 @@ func TestLeaseIsLost(t *testing.T) {
 			"another, stopped": {
 				successor: func(t *testing.T, s *site) { wantRun(t, s.call(t, "", idem, "k"), "run 2", false) },
 				returns:   func(ctx context.Context) (*testpb.SimpleResponse, error) { return nil, context.Cause(ctx) },
-				want: func(t *testing.T, r *reply) { // a plain error, which is its own
+				want:      func(t *testing.T, r *reply) { wantRun(t, r, "run 2", true) },
+			},
+			"another, fenced": {
+				successor: func(t *testing.T, s *site) { wantRun(t, s.call(t, "", idem, "k"), "run 2", false) },
+				returns: func(ctx context.Context) (*testpb.SimpleResponse, error) {
+					key, _ := coordgrpc.KeyFrom(ctx)
+					g, _ := coordinator.GrantFrom(ctx)
+					fence := c.Fence(key)
+					err := fence.Do(context.WithoutCancel(ctx), g, "SET", "sink:"+fence.Tag(), "late").Err()
+					if !errors.Is(err, coordinator.ErrStaleToken) {
+						t.Errorf("the fence lets it pass: %v", err)
+					}
+					return nil, fmt.Errorf("write: %w", err)
+				},
+				want: func(t *testing.T, r *reply) { wantRun(t, r, "run 2", true) },
+			},
+			"nobody, told why": {
+				returns: func(ctx context.Context) (*testpb.SimpleResponse, error) { return nil, context.Cause(ctx) },
+				want:    func(t *testing.T, r *reply) { wantReason(t, r, codes.Aborted, coordgrpc.ReasonLeaseLost) },
+			},
+			"another's token": { // of a lease that the handler has had itself, for something else
+				returns: func(context.Context) (*testpb.SimpleResponse, error) {
+					return nil, &coordinator.StaleTokenError{Token: 1, Current: 2}
+				},
+				want: func(t *testing.T, r *reply) {
 					if r.status.Code() != codes.Unknown {
 						t.Error(r.err)
 					}
@@ -511,6 +535,15 @@ func TestLeaseIsLostToOneAtWork(t *testing.T) {
 		g.release <- struct{}{}
 		wantRun(t, <-first, "run 2", true)
 	}
+}
+
+// What can never be stored is not renewed up to its maximum lifetime.
+func TestAnswerThatCannotBeStored(t *testing.T) {
+	env := coordtest.New(t, coordinator.WithMaxPayload(16))
+	s := serve(t, env.Coordinator, counted(new(atomic.Int64)),
+		coordgrpc.Encrypt(coordgrpc.Encryption{Current: "k", Keys: map[string][]byte{"k": []byte(strings.Repeat("k", 32))}})) // more than 16 bytes
+	wantRun(t, s.call(t, "", idem, "k"), "run 1", false)
+	eventually(t, "the key is free", func() bool { return env.Record(s.key("k")).State == coordinator.StateReleased })
 }
 
 // While Redis is away nothing runs, or runs unprotected and says so.

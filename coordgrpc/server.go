@@ -211,7 +211,11 @@ func (o *operation) giveBack(owner string) {
 	_ = o.c.GiveBack(ctx, o.key, owner) // what cannot be given back lapses
 }
 
+// release frees the key. A lease that was lost is left to lapse: in quarantine nobody but a person may free it.
 func (o *operation) release(lease *coordinator.Lease) {
+	if lease.Context().Err() != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), time.Second)
 	defer cancel()
 	_ = lease.Release(ctx) // what cannot be released lapses
@@ -257,12 +261,13 @@ func (o *operation) execute(lease *coordinator.Lease) (any, error) {
 	stopped := ctx.Err() != nil && (a.code == codes.Canceled || a.code == codes.DeadlineExceeded)
 	nothing := stopped || o.released.Load() || err != nil && (a.code == codes.OK || !o.store(a.code))
 	settled = true
-	if nothing {
-		lost := errors.Is(context.Cause(lease.Context()), coordinator.ErrLeaseLost)
+	lost := errors.Is(context.Cause(lease.Context()), coordinator.ErrLeaseLost)
+	if lost && stopped && o.ctx.Err() == nil || lost && errors.Is(err, coordinator.ErrLeaseLost) || isStale(err, lease.Token()) {
 		o.release(lease)
-		if stopped && lost && o.ctx.Err() == nil {
-			return o.overtaken()
-		}
+		return o.overtaken()
+	}
+	if nothing {
+		o.release(lease)
 		o.observe(o.ctx, o.method, OutcomeReleased, err)
 		rec.pass()
 		return resp, err
@@ -285,6 +290,12 @@ func (o *operation) execute(lease *coordinator.Lease) (any, error) {
 	}
 	rec.pass()
 	return resp, err
+}
+
+// isStale says whether an error is a fence's that has refused this grant: it is about us, and no answer to the call.
+func isStale(err error, token coordinator.Token) bool {
+	stale, is := errors.AsType[*coordinator.StaleTokenError](err)
+	return is && stale.Token == token
 }
 
 // handlerContext ends with the lease, and with the call unless the handler is detached.
@@ -330,6 +341,7 @@ func (o *operation) keepLater(lease *coordinator.Lease, a *answer, err error) {
 		}
 		err = o.keep(lease, a)
 	}
+	o.release(lease) // of what can never be stored, and would be renewed for nobody
 }
 
 // overtaken answers where another run has taken over: with what that one has stored, if it has.
