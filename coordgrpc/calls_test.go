@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -580,6 +582,71 @@ func TestRedisAway(t *testing.T) {
 			t.Errorf("%v, %v", r.header, amid.seen())
 		}
 	})
+}
+
+// hung is a Redis that takes connections and says nothing.
+func hung(t testing.TB) *redis.Client {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
+		}
+	}()
+	return redis.NewClient(&redis.Options{Addr: listener.Addr().String(), MaxRetries: -1})
+}
+
+// Nobody waits for what may have been claimed to be given back.
+func TestGivingBackIsNotWaitedFor(t *testing.T) {
+	p := &place{client: func() redis.UniversalClient { return hung(t) }}
+	c := p.coordinator(t, coordinator.WithTimeout(300*time.Millisecond))
+	var runs atomic.Int64
+	shut, open := serve(t, c, counted(&runs)), serve(t, c, counted(&runs), coordgrpc.PassWhenUnavailable())
+	within := func(s *site) *reply {
+		begun := time.Now()
+		r := s.call(t, "", idem, "k")
+		if took := time.Since(begun); took > time.Second { // 300ms, and not the second of the give-back
+			t.Errorf("it took %v", took)
+		}
+		return r
+	}
+	wantReason(t, within(shut), codes.Unavailable, coordgrpc.ReasonUnavailable)
+	wantRun(t, within(open), "run 1", false)
+}
+
+// A call that ends while Redis is asked, here by the service's own limit, is told so.
+func TestCallEnds(t *testing.T) {
+	c := (&place{client: func() redis.UniversalClient { return hung(t) }}).coordinator(t)
+	once, err := coordgrpc.New(c, coordgrpc.SingleTenant(), methods)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for code, end := range map[codes.Code]func(context.Context) (context.Context, context.CancelFunc){
+		codes.DeadlineExceeded: func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, 100*time.Millisecond)
+		},
+		codes.Canceled: func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			time.AfterFunc(100*time.Millisecond, cancel)
+			return ctx, cancel
+		},
+	} {
+		limits := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			ctx, cancel := end(ctx)
+			defer cancel()
+			return handler(ctx, req)
+		}
+		s := &site{}
+		s.TestServiceClient = testpb.NewTestServiceClient(dial(t, listen(t, counted(new(atomic.Int64)), grpc.ChainUnaryInterceptor(limits, once.Unary()))))
+		wantReason(t, s.call(t, "", idem, "k"), code, coordgrpc.ReasonGone)
+	}
 }
 
 // Redis that answers is not away: an operation whose result the replicas have not confirmed is done, and does not run again, and a

@@ -164,7 +164,7 @@ func (o *operation) run() (any, error) {
 	}
 	unknown, mayHaveRun := errors.AsType[*coordinator.UnknownError](err)
 	if mayHaveRun {
-		defer o.giveBack(unknown.Owner) // when the call is answered, also where a handler panics that was let through
+		defer func() { go o.giveBack(unknown.Owner) }() // when the call is answered, also where a handler panics that was let through
 	}
 	if result, done := coordinator.ResultOf(err); done {
 		return o.replay(result)
@@ -204,7 +204,7 @@ func (o *operation) claimOptions() []coordinator.ClaimOption {
 
 func (o *operation) recorder() *recorder { return &recorder{method: o.method, stream: o.stream} }
 
-// giveBack frees a key that may have been claimed without our knowing.
+// giveBack frees a key that may have been claimed without our knowing. No caller waits for it: Redis was slow enough already.
 func (o *operation) giveBack(owner string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), time.Second)
 	defer cancel()
