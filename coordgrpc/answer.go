@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -45,7 +46,11 @@ func answerOf(resp any, err error) *answer {
 	if err != nil {
 		s := statusOf(err)
 		a.kind, a.code = kindStatus, s.Code()
-		if a.body, err = marshal(s.Proto()); err != nil {
+		p := s.Proto()
+		if !utf8.ValidString(p.GetMessage()) { // kept as gRPC sends it: it cannot be marshalled, and has no details then
+			p.Message, p.Details = string([]rune(p.GetMessage())), nil
+		}
+		if a.body, err = marshal(p); err != nil {
 			a.kind = kindUnkept
 		}
 		return a

@@ -164,6 +164,21 @@ func TestPolicies(t *testing.T) {
 	coordgrpc.ReleaseKey(t.Context()) // nothing to release
 }
 
+// A final status whose text is no UTF-8 is replayed as the first caller got it.
+func TestStatusWithoutUTF8(t *testing.T) {
+	s := serve(t, coordtest.New(t).Coordinator, func(context.Context, *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+		st, err := status.New(codes.NotFound, "no user \xff\xfe é").WithDetails(&errdetails.ErrorInfo{Reason: "POOR"})
+		if err != nil {
+			t.Error(err)
+		}
+		return nil, st.Err()
+	})
+	first, again := s.call(t, "", idem, "k"), s.call(t, "", idem, "k")
+	if first.status.Code() != codes.NotFound || !proto.Equal(first.status.Proto(), again.status.Proto()) || !again.replayed() {
+		t.Errorf("%v, then %v %v", first.status.Proto(), again.status.Proto(), again.header)
+	}
+}
+
 func TestInProgress(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {
 		g := newGate()
