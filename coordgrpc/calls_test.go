@@ -696,6 +696,29 @@ func TestLostReplies(t *testing.T) {
 func TestMisconfigured(t *testing.T) {
 	s := serve(t, coordtest.New(t).Coordinator, counted(new(atomic.Int64)), coordgrpc.LeaseFor(2*time.Hour))
 	wantReason(t, s.call(t, "", idem, "k"), codes.Internal, coordgrpc.ReasonMisconfigured)
+	// And is not the client's, whose clock may be ahead by a moment.
+	wantReason(t, s.call(t, "", idem, keyOf(2*time.Second)), codes.Internal, coordgrpc.ReasonMisconfigured)
+}
+
+// A record that cannot be read, here one of a newer version and in progress, is not said to be done.
+func TestRecordOfANewerVersion(t *testing.T) {
+	env := coordtest.New(t)
+	g := newGate()
+	s := serve(t, env.Coordinator, g.handle)
+	first := s.later(t.Context(), "", idem, "k")
+	<-g.begun
+	for _, e := range env.Stored() {
+		if err := env.Client.Set(t.Context(), e.Name, "9"+e.Value[1:], 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := s.call(t, "", idem, "k")
+	wantReason(t, r, codes.Internal, coordgrpc.ReasonRecordUnreadable)
+	if strings.Contains(r.status.Message(), "done") || g.runs.Load() != 1 {
+		t.Errorf("%v, ran %d times", r.err, g.runs.Load())
+	}
+	close(g.release)
+	<-first
 }
 
 // Streams pass, counted, and those that come with a key are told that it does nothing.

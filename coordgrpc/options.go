@@ -236,7 +236,7 @@ const (
 	OutcomeUnkept      = "unkept"       // the handler ran; its answer was too large, or no protobuf message
 	OutcomeUnstored    = "unstored"     // the handler ran; that could not be stored
 	OutcomePanicked    = "panicked"     // the handler panicked, and a retry runs it again
-	OutcomeReplayed    = "replayed"     //
+	OutcomeReplayed    = "replayed"     // the stored answer was given
 	OutcomeUnprotected = "unprotected"  // passed through because Redis was away
 	OutcomeStream      = "stream"       // a stream, which passes through
 	OutcomeKeyedStream = "keyed_stream" // a stream that came with a key, which does nothing for it

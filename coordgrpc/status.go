@@ -36,6 +36,7 @@ const (
 	ReasonUnavailable      Reason = "UNDECIDED"         // UNAVAILABLE, Redis cannot be asked: try again
 	ReasonGone             Reason = "CALL_ENDED"        // CANCELLED or DEADLINE_EXCEEDED, before anything was known
 	ReasonAnswerUnreadable Reason = "ANSWER_UNREADABLE" // INTERNAL, done, but its answer cannot be read
+	ReasonRecordUnreadable Reason = "RECORD_UNREADABLE" // INTERNAL, what is known of the operation cannot be read; nothing was run
 	ReasonMisconfigured    Reason = "MISCONFIGURED"     // INTERNAL, the service cannot ask; nothing was run
 	ReasonGrantMissing     Reason = "GRANT_MISSING"     // INVALID_ARGUMENT, [RequireGrant]
 	ReasonGrantMalformed   Reason = "GRANT_MALFORMED"   // INVALID_ARGUMENT
@@ -50,21 +51,22 @@ var sorts = map[Reason]struct {
 }{
 	ReasonKeyMissing:       {codes.InvalidArgument, "an idempotency key is required"},
 	ReasonKeyMalformed:     {codes.InvalidArgument, "the idempotency key is malformed"},
-	ReasonTenantUnknown:    {codes.PermissionDenied, "it is not known on whose behalf the call is made"},
+	ReasonTenantUnknown:    {codes.PermissionDenied, "it is not known on whose behalf the call is made; authenticate, and send it again with the same key"},
 	ReasonKeyReused:        {codes.FailedPrecondition, "the idempotency key was used for another request"},
 	ReasonKeyExpired:       {codes.FailedPrecondition, "the idempotency key is older than answers are kept"},
 	ReasonInProgress:       {codes.Aborted, "a call with this idempotency key is in progress"},
 	ReasonLeaseLost:        {codes.Aborted, "the call was overtaken, and its answer was not stored"},
 	ReasonUncertain:        {codes.FailedPrecondition, "an earlier call ended without a known outcome"},
-	ReasonSettledAsFailed:  {codes.FailedPrecondition, "the operation was settled as failed"},
-	ReasonNotReplayable:    {codes.FailedPrecondition, "the operation is done, but its answer was not kept"},
+	ReasonSettledAsFailed:  {codes.FailedPrecondition, "the operation was settled as failed; make a new key for a new try, if there is to be one"},
+	ReasonNotReplayable:    {codes.FailedPrecondition, "the operation is done, but its answer was not kept; look at what it has made, and do not send it with a new key"},
 	ReasonUnavailable:      {codes.Unavailable, "it cannot be told at the moment whether the operation is done"},
-	ReasonAnswerUnreadable: {codes.Internal, "the operation is done, but its stored answer cannot be read"},
-	ReasonMisconfigured:    {codes.Internal, "the service cannot tell whether the operation is done"},
+	ReasonAnswerUnreadable: {codes.Internal, "the operation is done, but its stored answer cannot be read; ask who runs the service, and do not send it with a new key"},
+	ReasonRecordUnreadable: {codes.Internal, "what is known of the operation cannot be read; ask who runs the service, and send it again with the same key"},
+	ReasonMisconfigured:    {codes.Internal, "the service cannot tell whether the operation is done; ask who runs it, and send the call again with the same key"},
 	ReasonGrantMissing:     {codes.InvalidArgument, "a fencing token is required"},
 	ReasonGrantMalformed:   {codes.InvalidArgument, "the fencing token is malformed"},
 	ReasonGrantStale:       {codes.FailedPrecondition, "the fencing token is stale"},
-	ReasonResourceUnknown:  {codes.PermissionDenied, "it is not known what the call writes to"},
+	ReasonResourceUnknown:  {codes.PermissionDenied, "it is not known what the call writes to; name it as the service asks for"},
 }
 
 // ReasonOf returns the reason of an error that this package has answered with; empty for others, such as a handler's own.
@@ -123,12 +125,12 @@ func refusalOf(ctx context.Context, err error, made time.Time) refusal {
 		return refusal{reason: ReasonKeyExpired, err: err, detail: "the operation may have been done; make a new key only if it was not"}
 	case errors.Is(err, coordinator.ErrUncertain):
 		return refusal{reason: ReasonUncertain, err: err, detail: "it may have been done, in part or as a whole, and has to be looked into"}
-	case errors.Is(err, coordinator.ErrInvalid) && time.Until(made) > 0:
+	case errors.Is(err, coordinator.ErrInvalid) && time.Until(made) > 30*time.Minute: // an hour, by Redis' clock
 		return refusal{reason: ReasonKeyMalformed, err: err, detail: "it says that it was made in the future; mend the clock that it came from"}
 	case errors.Is(err, coordinator.ErrInvalid):
 		return refusal{reason: ReasonMisconfigured, err: err}
-	case errors.Is(err, coordinator.ErrCorrupt):
-		return refusal{reason: ReasonAnswerUnreadable, err: err}
+	case errors.Is(err, coordinator.ErrCorrupt): // whether that is done or in progress
+		return refusal{reason: ReasonRecordUnreadable, err: err}
 	case ctx.Err() != nil:
 		return refusal{reason: ReasonGone, err: err}
 	}
