@@ -497,6 +497,32 @@ func TestLeaseIsLost(t *testing.T) {
 	})
 }
 
+// The successor's answer is marked also where the one before it has sent a header of its own.
+func TestLeaseIsLostAfterTheHeader(t *testing.T) {
+	env := coordtest.New(t)
+	var runs atomic.Int64
+	begun, taken := make(chan struct{}, 1), make(chan struct{})
+	s := serve(t, env.Coordinator, func(ctx context.Context, _ *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+		if n := runs.Add(1); n > 1 {
+			return said("run %d", n), nil
+		}
+		if err := grpc.SendHeader(ctx, nil); err != nil {
+			t.Error(err)
+		}
+		begun <- struct{}{}
+		<-taken
+		return said("late"), nil
+	})
+	first := s.later(t.Context(), "", idem, "k")
+	<-begun
+	env.Lapse(s.key("k"))
+	wantRun(t, s.call(t, "", idem, "k"), "run 2", false)
+	close(taken)
+	if r := <-first; r.err != nil || r.body != "run 2" || fmt.Sprint(r.trailer.Get(coordgrpc.ReplayedMetadata)) != "[true]" {
+		t.Errorf("%q, %v, %v", r.body, r.err, r.trailer)
+	}
+}
+
 // Where a successor is at work, the one before it says so.
 func TestLeaseIsLostToOneAtWork(t *testing.T) {
 	env := coordtest.New(t)

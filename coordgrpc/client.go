@@ -21,10 +21,12 @@ import (
 // request, so that they take effect once. The zero value is ready; its fields must not change while it is in use.
 //
 // It retries UNAVAILABLE, and ABORTED, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, INTERNAL and UNKNOWN where the status has a RetryInfo,
-// until the call's context ends. It never retries FAILED_PRECONDITION and INVALID_ARGUMENT, nor a replay, since that one is final.
+// until the call's context ends. The zero value does so with every method, also those of services that know no idempotency-key, where a
+// retry may take effect again: name those that do by Methods. It never retries FAILED_PRECONDITION and INVALID_ARGUMENT, nor a replay, since that one is final.
 // What it gives up on it returns as it came.
 type Client struct {
-	// Methods says which methods get a key and are retried, such as all that write; nil is all. Others pass unchanged.
+	// Methods says which methods get a key and are retried: those that are behind [Server.Unary], or that may be repeated anyway. nil is
+	// all. Others pass unchanged.
 	Methods func(fullMethod string) bool
 	// Retry adds to what is retried: it is asked about a status that would be returned otherwise.
 	Retry func(*status.Status) bool
@@ -51,7 +53,7 @@ func WithKey(ctx context.Context, key string) context.Context {
 // Unary is the interceptor of unary calls. Chained outside of others, it has them see each try.
 func (c *Client) Unary() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		ctx = c.grant(ctx, cc.Target(), method)
+		ctx = c.grant(ctx, cc, method)
 		if c.Methods != nil && !c.Methods(method) {
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}
@@ -65,9 +67,9 @@ func (c *Client) Unary() grpc.UnaryClientInterceptor {
 		}
 		pauses.Reset()
 		for try := 1; ; try++ {
-			var header metadata.MD
-			err := invoke(ctx, method, req, reply, cc, slices.Concat(opts, []grpc.CallOption{grpc.Header(&header)})...)
-			pause, retry := c.verdict(err, header, pauses)
+			var header, trailer metadata.MD
+			err := invoke(ctx, method, req, reply, cc, slices.Concat(opts, []grpc.CallOption{grpc.Header(&header), grpc.Trailer(&trailer)})...)
+			pause, retry := c.verdict(err, metadata.Join(header, trailer), pauses)
 			if !retry || try >= or(c.Tries, 6) || ctx.Err() != nil || !outlasts(ctx, pause) {
 				return err
 			}
@@ -85,7 +87,7 @@ func (c *Client) Unary() grpc.UnaryClientInterceptor {
 // Stream is the interceptor of streams: it sends the grant, and no key, as streams take effect as often as they are sent.
 func (c *Client) Stream() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		return streamer(c.grant(ctx, cc.Target(), method), desc, cc, method, opts...)
+		return streamer(c.grant(ctx, cc, method), desc, cc, method, opts...)
 	}
 }
 
@@ -97,9 +99,9 @@ func or[T comparable](value, otherwise T) T {
 	return value
 }
 
-// grant adds the grant of the context, unless the caller has set one.
-func (c *Client) grant(ctx context.Context, target, method string) context.Context {
-	if g, there := coordinator.GrantFrom(ctx); there && c.GrantTo != nil && c.GrantTo(target, method) && !sends(ctx, GrantMetadata) {
+// grant adds the grant of the context, unless the caller has set one. A call without a connection, as in tests, goes to nobody.
+func (c *Client) grant(ctx context.Context, cc *grpc.ClientConn, method string) context.Context {
+	if g, there := coordinator.GrantFrom(ctx); there && cc != nil && c.GrantTo != nil && c.GrantTo(cc.Target(), method) && !sends(ctx, GrantMetadata) {
 		return metadata.AppendToOutgoingContext(ctx, GrantMetadata, g.String())
 	}
 	return ctx
@@ -137,10 +139,10 @@ func (c *Client) newKey() (string, error) {
 }
 
 // verdict says whether to try again, and when.
-func (c *Client) verdict(err error, header metadata.MD, pauses *backoff.ExponentialBackOff) (time.Duration, bool) {
+func (c *Client) verdict(err error, marks metadata.MD, pauses *backoff.ExponentialBackOff) (time.Duration, bool) {
 	s := statusOf(err)
 	switch {
-	case err == nil, slices.Contains(header.Get(ReplayedMetadata), "true"):
+	case err == nil, slices.Contains(marks.Get(ReplayedMetadata), "true"):
 		return 0, false
 	case s.Code() == codes.FailedPrecondition, s.Code() == codes.InvalidArgument:
 		return 0, false

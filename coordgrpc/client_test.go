@@ -111,6 +111,36 @@ func TestClientRetries(t *testing.T) {
 	}
 }
 
+// A mark in the trailer counts as well: the header may have been sent before there was one.
+func TestClientReadsTrailers(t *testing.T) {
+	var runs atomic.Int64
+	addr := listen(t, func(ctx context.Context, _ *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+		runs.Add(1)
+		_ = grpc.SendHeader(ctx, nil)
+		_ = grpc.SetTrailer(ctx, metadata.Pairs(coordgrpc.ReplayedMetadata, "true"))
+		return nil, status.Error(codes.Unavailable, "a replay")
+	})
+	client := testpb.NewTestServiceClient(dial(t, addr, grpc.WithUnaryInterceptor((&coordgrpc.Client{Pause: time.Millisecond}).Unary())))
+	if _, err := client.UnaryCall(t.Context(), &testpb.SimpleRequest{}); status.Code(err) != codes.Unavailable || runs.Load() != 1 {
+		t.Errorf("%v after %d tries", err, runs.Load())
+	}
+}
+
+// Who tests with interceptors alone has no connection.
+func TestClientWithoutConnection(t *testing.T) {
+	client := &coordgrpc.Client{GrantTo: func(string, string) bool { return true }}
+	ctx := coordinator.ContextWithGrant(t.Context(), coordinator.Grant{Token: 1, Owner: strings.Repeat("a", 32)})
+	err := client.Unary()(ctx, unaryCall, nil, nil, nil, func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+		if md, _ := metadata.FromOutgoingContext(ctx); len(md.Get(idem)) != 1 || len(md.Get(coordgrpc.GrantMetadata)) != 0 {
+			t.Errorf("it sends %v", md)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestClientWaits(t *testing.T) {
 	s := &script{answers: []error{again(codes.Aborted, 200*time.Millisecond), nil}}
 	if _, err := s.client(t, &coordgrpc.Client{}).UnaryCall(t.Context(), &testpb.SimpleRequest{}); err != nil {

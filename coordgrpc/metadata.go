@@ -17,7 +17,7 @@ const (
 	GrantMetadata = "fencing-token"   // a grant, "<token>.<owner>": a credential
 )
 
-// The names in the header metadata of answers that did not go the usual way; each is "true".
+// The names in the header metadata, and in the trailer, of answers that did not go the usual way; each is "true".
 const (
 	ReplayedMetadata    = "idempotency-replayed"    // a stored answer
 	UnprotectedMetadata = "idempotency-unprotected" // Redis was away, or it is a stream: it may take effect again
@@ -155,4 +155,8 @@ func (r *recorder) set(header, trailer metadata.MD) {
 	_ = r.stream.SetTrailer(trailer)
 }
 
-func (r *recorder) mark(name string) { r.set(metadata.Pairs(name, "true"), nil) }
+// mark marks the answer in its header, and in its trailer for where the handler has sent the header.
+func (r *recorder) mark(name string) {
+	md := metadata.Pairs(name, "true")
+	r.set(md, md)
+}
