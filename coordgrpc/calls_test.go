@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
@@ -107,17 +109,19 @@ func TestWhatPassesThrough(t *testing.T) {
 	if runs.Load() != 2 || s.seen()[coordgrpc.OutcomePassed] != 2 {
 		t.Errorf("ran %d times, %v", runs.Load(), s.seen())
 	}
-	only := serve(t, c, counted(&runs), coordgrpc.RequireKey()) // after Methods of the whole service
-	if _, err := only.EmptyCall(t.Context(), &testpb.Empty{}); coordgrpc.ReasonOf(err) != coordgrpc.ReasonKeyMissing {
-		t.Error(err)
-	}
-	// By default gRPC's own services are not covered, with whatever key; the test service's name is as theirs.
+	// By default gRPC's own services are not covered, and those of a package whose name is like theirs are.
 	once, err := coordgrpc.New(c, coordgrpc.SingleTenant(), coordgrpc.RequireKey())
 	if err != nil {
 		t.Fatal(err)
 	}
-	health := testpb.NewTestServiceClient(dial(t, listen(t, counted(&runs), grpc.UnaryInterceptor(once.Unary()))))
-	if _, err := health.UnaryCall(t.Context(), &testpb.SimpleRequest{}); err != nil {
+	conn := dial(t, listenWith(t, func(s *grpc.Server) {
+		testpb.RegisterTestServiceServer(s, &testService{unary: counted(&runs)})
+		healthpb.RegisterHealthServer(s, health.NewServer())
+	}, grpc.UnaryInterceptor(once.Unary())))
+	if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := testpb.NewTestServiceClient(conn).EmptyCall(t.Context(), &testpb.Empty{}); coordgrpc.ReasonOf(err) != coordgrpc.ReasonKeyMissing {
 		t.Error(err)
 	}
 	one, err := coordgrpc.New(c, coordgrpc.SingleTenant(), coordgrpc.RequireKey(), coordgrpc.Methods(emptyCall))
@@ -650,7 +654,7 @@ func TestGivingBackIsNotWaitedFor(t *testing.T) {
 // A call that ends while Redis is asked, here by the service's own limit, is told so.
 func TestCallEnds(t *testing.T) {
 	c := (&place{client: func() redis.UniversalClient { return hung(t) }}).coordinator(t)
-	once, err := coordgrpc.New(c, coordgrpc.SingleTenant(), methods)
+	once, err := coordgrpc.New(c, coordgrpc.SingleTenant())
 	if err != nil {
 		t.Fatal(err)
 	}

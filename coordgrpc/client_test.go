@@ -225,7 +225,7 @@ func (c *dropped) Write(b []byte) (int, error) {
 // A call whose answer is lost with its connection is sent again and answered from the store: it takes effect once.
 func TestClientOverBrokenConnections(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {
-		once, err := coordgrpc.New(p.coordinator(t), coordgrpc.SingleTenant(), methods)
+		once, err := coordgrpc.New(p.coordinator(t), coordgrpc.SingleTenant())
 		if err != nil {
 			t.Fatal(err)
 		}

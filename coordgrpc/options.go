@@ -86,7 +86,7 @@ func given(name string, is bool) error {
 }
 
 // Methods says which unary methods are covered: "/package.Service/Method", or "/package.Service/" for all of a service. The default
-// are all but those of gRPC's own services, such as grpc.health.v1. Others pass through, with a key too.
+// are all but those of grpc.health, grpc.reflection and grpc.channelz. Others pass through, with a key too.
 func Methods(names ...string) Option {
 	return func(s *settings) error {
 		if len(names) == 0 {

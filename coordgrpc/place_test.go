@@ -204,9 +204,6 @@ func (s *site) key(id string) coordinator.Key {
 	return coordinator.Key{Scope: coordinator.JoinScope(s.tenant, unaryCall), ID: id}
 }
 
-// methods are those of the test service, whose name begins as gRPC's own do.
-var methods = coordgrpc.Methods("/grpc.testing.TestService/")
-
 // serve starts a service of one tenant, a new one, behind the interceptors, and what recovers from panics around them.
 func serve(t testing.TB, c *coordinator.Coordinator, unary handle, opts ...coordgrpc.Option) *site {
 	t.Helper()
@@ -224,7 +221,7 @@ func serveAs(t testing.TB, c *coordinator.Coordinator, unary handle, opts ...coo
 		defer s.mu.Unlock()
 		s.outcomes[outcome]++
 	})
-	server, err := coordgrpc.New(c, append([]coordgrpc.Option{observed, methods}, opts...)...)
+	server, err := coordgrpc.New(c, append([]coordgrpc.Option{observed}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,9 +135,12 @@ func (s *Server) begin(ctx context.Context, req any, method string, handler grpc
 	return o, nil
 }
 
+// ofGRPC are gRPC's own services, whose methods change nothing. A user's package may be called grpc too.
+var ofGRPC = []string{"/grpc.health.", "/grpc.reflection.", "/grpc.channelz."}
+
 func (s *Server) covers(method string) bool {
 	if s.methods == nil {
-		return !strings.HasPrefix(method, "/grpc.")
+		return !slices.ContainsFunc(ofGRPC, func(name string) bool { return strings.HasPrefix(method, name) })
 	}
 	return slices.ContainsFunc(s.methods, func(name string) bool {
 		return name == method || strings.HasSuffix(name, "/") && strings.HasPrefix(method, name)
