@@ -425,6 +425,36 @@ func TestLargeAnswers(t *testing.T) {
 	})
 }
 
+// By default up to 1 MiB is kept of an answer, with what is written beside it.
+func TestAnswersNearTheDefaultLimit(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *place) {
+		c := p.coordinator(t)
+		for _, one := range []struct {
+			size int
+			kept bool
+		}{{1<<20 - 200, true}, {1 << 20, false}} {
+			var runs atomic.Int64
+			s := serve(t, c, func(context.Context, *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+				runs.Add(1)
+				return said("%s", strings.Repeat("a", one.size)), nil
+			})
+			if r := s.call(t, "", idem, "k"); r.err != nil || len(r.body) != one.size {
+				t.Errorf("%d bytes: %d, %v", one.size, len(r.body), r.err)
+			}
+			again := s.call(t, "", idem, "k")
+			if one.kept && (again.err != nil || len(again.body) != one.size || !again.replayed()) {
+				t.Errorf("%d bytes again: %d, %v", one.size, len(again.body), again.err)
+			}
+			if !one.kept {
+				wantReason(t, again, codes.FailedPrecondition, coordgrpc.ReasonNotReplayable)
+			}
+			if runs.Load() != 1 {
+				t.Errorf("ran %d times", runs.Load())
+			}
+		}
+	})
+}
+
 // Requests up to gRPC's own limit are compared as a whole; what is over it does not come here.
 func TestLargeRequests(t *testing.T) {
 	var runs atomic.Int64

@@ -331,8 +331,7 @@ func TestCallersThatLeave(t *testing.T) {
 		for name, leave := range map[string]func(context.Context) (context.Context, context.CancelFunc){
 			"cancelled": context.WithCancel,
 			"too late": func(ctx context.Context) (context.Context, context.CancelFunc) {
-				ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-				return ctx, cancel
+				return context.WithTimeout(ctx, 2*time.Second) // of which the dialing and the claim are a small part
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -349,7 +348,7 @@ func TestCallersThatLeave(t *testing.T) {
 				})
 				ctx, cancel := leave(t.Context())
 				first := s.later(ctx, "", idem, "k")
-				<-begun
+				wait(t, "the handler begins", begun)
 				if name == "cancelled" {
 					cancel()
 				}
@@ -368,7 +367,7 @@ func TestCallersThatLeave(t *testing.T) {
 				s := serve(t, c, g.handle, opts...)
 				ctx, cancel := context.WithCancel(t.Context())
 				first := s.later(ctx, "", idem, "k")
-				handler := <-g.begun
+				handler := wait(t, "the handler begins", g.begun)
 				cancel()
 				<-first
 				if name == "goes on" {
@@ -384,10 +383,10 @@ func TestCallersThatLeave(t *testing.T) {
 	})
 	g := newGate()
 	s := serve(t, coordtest.New(t).Coordinator, g.handle, coordgrpc.DetachHandler())
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	first := s.later(ctx, "", idem, "k")
-	handler := <-g.begun
+	handler := wait(t, "the handler begins", g.begun)
 	<-first
 	if handler.Err() != nil {
 		t.Errorf("the context of a detached handler ends with its caller: %v", handler.Err())

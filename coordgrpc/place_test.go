@@ -376,4 +376,16 @@ func eventually(t testing.TB, what string, is func() bool) {
 	}
 }
 
+// wait is the next of a channel, which has a limit.
+func wait[T any](t testing.TB, what string, next <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-next:
+		return v
+	case <-time.After(20 * time.Second):
+		t.Fatalf("not within 20 s: %s", what)
+		panic(what)
+	}
+}
+
 var errNobody = errors.New("nobody")
