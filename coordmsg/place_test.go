@@ -1,9 +1,11 @@
 package coordmsg_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,7 +30,29 @@ func TestMain(m *testing.M) {
 	if pool.cluster != nil {
 		pool.cluster.Stop()
 	}
+	if left := leftBehind(); code == 0 && left != "" {
+		fmt.Println("goroutines are left behind:\n" + left)
+		code = 1
+	}
 	os.Exit(code)
+}
+
+// leftBehind are goroutines in this module's code after all tests, given some time to end.
+func leftBehind() string {
+	var left []byte
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); <-time.After(10 * time.Millisecond) {
+		stacks := make([]byte, 1<<20)
+		left = nil
+		for i, one := range bytes.Split(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
+			if i > 0 && bytes.Contains(one, []byte("onceward/coordinator")) {
+				left = append(append(left, one...), "\n\n"...)
+			}
+		}
+		if left == nil {
+			break
+		}
+	}
+	return string(left)
 }
 
 // place is a Redis that a test runs on, with a way to take it away.
