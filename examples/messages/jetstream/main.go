@@ -48,11 +48,15 @@ func (c *Consumer) Run(ctx context.Context) error {
 	turns := make(chan struct{}, c.Workers)
 	for {
 		m, err := messages.Next()
-		if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+		if err != nil && ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
+		if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
 			return err
+		}
+		if err != nil { // a heartbeat was missed, for instance; what ends the consumer closes the iterator
+			log.Printf("next message: %v", err)
+			continue
 		}
 		turns <- struct{}{}
 		all.Go(func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/nats-io/nats.go"
@@ -56,6 +57,66 @@ func (p payments) Parked(t *testing.T) map[string]int {
 func TestEachMessageTakesEffectOnce(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
 	t.Cleanup(func() { _ = rdb.Close() })
+	js, from := broker(t)
+	drill.Run(t, rdb, payments{js, from})
+}
+
+// faltering misses a heartbeat before its first message, and is deleted behind it.
+type faltering struct{ jetstream.Consumer }
+
+func (f faltering) Messages(opts ...jetstream.PullMessagesOpt) (jetstream.MessagesContext, error) {
+	messages, err := f.Consumer.Messages(opts...)
+	return &falters{MessagesContext: messages}, err
+}
+
+type falters struct {
+	jetstream.MessagesContext
+	calls int
+}
+
+func (f *falters) Next(opts ...jetstream.NextOpt) (jetstream.Msg, error) {
+	switch f.calls++; f.calls {
+	case 1:
+		return nil, jetstream.ErrNoHeartbeat
+	case 3:
+		f.Stop()
+		return nil, jetstream.ErrConsumerDeleted
+	}
+	return f.MessagesContext.Next(opts...)
+}
+
+// A heartbeat that is missed does not end the consumer; that it is deleted does, with an error.
+func TestConsumerGoesOn(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	c, err := coordinator.New(rdb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	js, from := broker(t)
+	if err := publish(t.Context(), js, "evt-1", ""); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	handled := false
+	consumer := &Consumer{
+		Coordinator: c, From: faltering{from}, JetStream: js, Dead: "dead.payments", Workers: 1,
+		Handle: func(string, []byte) coordmsg.Handler {
+			return func(context.Context, *coordinator.Lease) error {
+				handled = true
+				return nil
+			}
+		},
+	}
+	if err := consumer.Run(ctx); err == nil || !handled {
+		t.Errorf("%v, handled: %t", err, handled)
+	}
+}
+
+// broker starts a server, with its streams and a consumer.
+func broker(t *testing.T) (jetstream.JetStream, jetstream.Consumer) {
 	s, err := serve(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +138,7 @@ func TestEachMessageTakesEffectOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	drill.Run(t, rdb, payments{js, from})
+	return js, from
 }
 
 func TestRun(t *testing.T) {

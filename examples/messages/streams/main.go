@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,8 @@ type Consumer struct {
 	Handle func(id, body string) coordmsg.Handler
 	// Options are those of coordmsg.
 	Options []coordmsg.Option
+
+	next string // where to look next for what others have left lying
 }
 
 // A consumer works on several batches at a time, so that one slow message does not hold up those behind it.
@@ -64,21 +67,29 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// take gets what others have left lying, and what is new.
+// take gets what others have left lying, and what is new: some of each, or messages that fail again and again would keep the new ones out.
 func (c *Consumer) take(ctx context.Context) ([]redis.XMessage, error) {
-	left, _, err := c.Redis.XAutoClaim(ctx, &redis.XAutoClaimArgs{
-		Stream: c.Stream, Group: c.Group, Consumer: c.Name, MinIdle: c.Idle, Start: "0-0", Count: perBatch,
+	left, next, err := c.Redis.XAutoClaim(ctx, &redis.XAutoClaimArgs{
+		Stream: c.Stream, Group: c.Group, Consumer: c.Name, MinIdle: c.Idle, Start: cmp.Or(c.next, "0-0"), Count: perBatch / 2,
 	}).Result()
-	if err != nil || len(left) > 0 {
-		return left, err
+	if err != nil {
+		return nil, err
+	}
+	c.next = next // so that they take turns as well
+	block := min(c.Idle, time.Second)
+	if len(left) > 0 {
+		block = -1 // do not wait
 	}
 	streams, err := c.Redis.XReadGroup(ctx, &redis.XReadGroupArgs{
-		Group: c.Group, Consumer: c.Name, Streams: []string{c.Stream, ">"}, Count: perBatch, Block: min(c.Idle, time.Second),
+		Group: c.Group, Consumer: c.Name, Streams: []string{c.Stream, ">"}, Count: perBatch / 2, Block: block,
 	}).Result()
-	if errors.Is(err, redis.Nil) || len(streams) == 0 {
-		return nil, nil
+	if errors.Is(err, redis.Nil) {
+		err = nil
 	}
-	return streams[0].Messages, err
+	for _, s := range streams {
+		left = append(left, s.Messages...)
+	}
+	return left, err
 }
 
 func (c *Consumer) handle(ctx context.Context, messages []redis.XMessage) {

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/onceward/coordinator"
 	"github.com/onceward/coordinator/coordmsg"
 	"github.com/onceward/coordinator/examples/messages/internal/drill"
@@ -58,6 +62,45 @@ func TestEachMessageTakesEffectOnce(t *testing.T) {
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), PoolSize: 50})
 	t.Cleanup(func() { _ = rdb.Close() })
 	drill.Run(t, rdb, stream{rdb, "{drill}"})
+}
+
+// Messages that fail again and again, more than a batch of them, do not keep new ones out.
+func TestNewOnesGetTheirTurn(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	c, err := coordinator.New(rdb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	s := stream{rdb, "{fair}"}
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	var failures atomic.Int64
+	handled := false
+	handle := func(id string) coordmsg.Handler {
+		return func(context.Context, *coordinator.Lease) error {
+			if id == "new" {
+				handled = true
+				stop()
+				return nil
+			}
+			<-time.After(5 * time.Millisecond) // longer than messages stay with their consumer
+			failures.Add(1)
+			return errors.New("not yet")
+		}
+	}
+	for i := range 15 * perBatch {
+		s.Publish(t, fmt.Sprint("bad-", i))
+	}
+	s.Publish(t, "new")
+	consumer := &Consumer{
+		Redis: rdb, Coordinator: c, Stream: s.name, Group: "fair", Name: "one", Idle: time.Millisecond,
+		Handle: func(id, _ string) coordmsg.Handler { return handle(id) }, Options: []coordmsg.Option{coordmsg.MaxAttempts(1 << 20)},
+	}
+	if err := consumer.Run(ctx); err != nil || !handled {
+		t.Errorf("%v; the new message was handled: %t, after %d failures", err, handled, failures.Load())
+	}
 }
 
 func TestRun(t *testing.T) {
