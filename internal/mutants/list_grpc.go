@@ -101,14 +101,42 @@ var grpcMutants = []mutant{
 	},
 	{
 		"gRPC: the client retries what is final", "P5", "a replayed failure is asked for again and again",
-		in("coordgrpc/client.go", `case err == nil, slices.Contains(header.Get(ReplayedMetadata), "true"):`, "case err == nil:"), rpc("^TestClientRetries$/^a_replay$"),
+		in("coordgrpc/client.go", `case err == nil, slices.Contains(marks.Get(ReplayedMetadata), "true"):`, "case err == nil:"), rpc("^TestClientRetries$/^a_replay$"),
 	},
 	{
 		"gRPC: grants go to everybody", "P3", "a credential is sent to whoever is called",
-		in("coordgrpc/client.go", "c.GrantTo != nil && c.GrantTo(target, method) && ", ""), rpc("^TestGrantsAreSent$"),
+		in("coordgrpc/client.go", "cc != nil && c.GrantTo != nil && c.GrantTo(cc.Target(), method) && ", ""), rpc("^TestGrantsAreSent$"),
 	},
 	{
 		"gRPC: a stale grant is let in", "P3", "who was overtaken still writes",
 		in("coordgrpc/grants.go", "case err == nil:\n\t\treturn grant, nil", "case err == nil || errors.Is(err, highest.ErrStale):\n\t\treturn grant, nil"), rpcOnFake("TestRequireGrant"),
+	},
+	{
+		"gRPC: open where replicas lag", "P4", "an operation that is done runs again, since its result is not confirmed",
+		in("coordgrpc/server.go", "errors.Is(err, coordinator.ErrUnavailable) // not", "errors.Is(err, coordinator.ErrUnavailable) || errors.Is(err, coordinator.ErrNotReplicated) // not"), rpc("^TestReplicasThatLag$"),
+	},
+	{
+		"gRPC: no quarantine", "P7", "what a process did that died amid its work is done again",
+		in("coordgrpc/server.go", "if o.quarantine {", "if false {"), rpc("^TestQuarantine$"),
+	},
+	{
+		"gRPC: a lost lease is released", "P7", "a handler that lost its lease and stops frees a key that is in quarantine",
+		in("coordgrpc/server.go", "if lease.Context().Err() != nil {\n\t\treturn\n\t}\n\tctx, cancel", "if false {\n\t\treturn\n\t}\n\tctx, cancel"), rpc("^TestQuarantineAfterALostLease$"),
+	},
+	{
+		"gRPC: what the fence says is an answer", "P4", "a client is told UNKNOWN where there is an answer, and reads tokens",
+		in("coordgrpc/server.go", " || isStale(err, lease.Token()) {", " {"), rpc("^TestLeaseIsLost$/^miniredis$/^another,_fenced$"),
+	},
+	{
+		"gRPC: what cannot be read is done", "P7", "an operation in progress is said to be done",
+		in("coordgrpc/status.go", "refusal{reason: ReasonRecordUnreadable,", "refusal{reason: ReasonAnswerUnreadable,"), rpc("^TestRecordOfANewerVersion$"),
+	},
+	{
+		"gRPC: a mark in the header alone", "P4", "a replay behind a header that was sent is taken for the call's own answer",
+		in("coordgrpc/metadata.go", "r.set(md, md)", "r.set(md, nil)"), rpc("^TestLeaseIsLostAfterTheHeader$"),
+	},
+	{
+		"gRPC: what can never be stored is renewed", "P8", "the key is held for nobody up to the maximum lifetime",
+		in("coordgrpc/server.go", "\to.release(lease) // of what", "\t_ = lease // of what"), rpc("^TestAnswerThatCannotBeStored$"),
 	},
 }
