@@ -92,7 +92,7 @@ func ownFault(ctx context.Context, c *coordinator.Coordinator, key coordinator.K
 	ended, cancel := context.WithCancel(ctx)
 	cancel() // so that Redis is not asked
 	_, err := c.Claim(ended, key, opts...)
-	return !errors.Is(err, coordinator.ErrInvalid)
+	return errors.Is(err, coordinator.ErrUnavailable)
 }
 
 // run works under the lease.
