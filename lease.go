@@ -375,32 +375,39 @@ func (l *Lease) completeCall(ctx context.Context, outcome byte, result []byte, r
 // defer it. The lease's context ends and it is not renewed any more, whatever becomes of the call. A grant that is not the
 // current one has nothing to release: nil. With a context that has ended already the release goes on in the background, for
 // a second at most, and the error is ErrUnknown.
-func (l *Lease) Release(ctx context.Context) (err error) {
+func (l *Lease) Release(ctx context.Context) error {
+	return l.giveUp(ctx, "release", func(ctx context.Context) error {
+		k := l.call(protocol.Release(l.names, l.head, l.c.retention))
+		l.c.run(ctx, k)
+		return k.done()
+	})
+}
+
+// GiveBack is [Lease.Release] for who has not begun to work: the attempt does not count.
+func (l *Lease) GiveBack(ctx context.Context) error {
+	return l.giveUp(ctx, "give_back", func(ctx context.Context) error { return l.c.giveBack(ctx, l.key, l.names, l.grant.Owner) })
+}
+
+func (l *Lease) giveUp(ctx context.Context, op string, tell func(context.Context) error) (err error) {
 	l.mu.Lock()
 	completed := l.completed
 	l.mu.Unlock()
 	if completed {
 		return nil
 	}
-	ctx, end := l.c.begin(ctx, "release", l.key)
+	ctx, end := l.c.begin(ctx, op, l.key)
 	defer func() { end(outcomeOf(err), err) }()
 	ended := ctx.Err() != nil
-	// The work is over whatever becomes of the release: were the lease renewed on, a lost release would block
+	// The work is over whatever becomes of the call: were the lease renewed on, a lost release would block
 	// the key until its maximum lifetime.
 	l.finish(nil)
-	if ended && l.c.tidy(ctx, func(ctx context.Context) { _ = l.release(ctx) }) {
-		return &UnknownError{Key: l.key, Owner: l.grant.Owner, Err: fmt.Errorf("the release goes on in the background: %w", context.Cause(ctx))}
+	if ended && l.c.tidy(ctx, func(ctx context.Context) { _ = tell(ctx) }) {
+		return &UnknownError{Key: l.key, Owner: l.grant.Owner, Err: fmt.Errorf("it goes on in the background: %w", context.Cause(ctx))}
 	}
 	if g, _ := GrantFrom(ctx); g == l.grant { // the work's own context, which we have just ended
 		var done func()
 		ctx, done = outliving(ctx, tidyTime)
 		defer done()
 	}
-	return l.release(ctx)
-}
-
-func (l *Lease) release(ctx context.Context) error {
-	k := l.call(protocol.Release(l.names, l.head, l.c.retention))
-	l.c.run(ctx, k)
-	return k.done()
+	return tell(ctx)
 }

@@ -365,7 +365,31 @@ func TestReleaseUnderADeadContextStillReleases(t *testing.T) {
 	})
 }
 
-// One goroutine renews any number of leases, and it ends with the last of them.
+// Who has not begun gives the lease back, and it is as if the attempt had not been.
+func TestLeaseIsGivenBack(t *testing.T) {
+	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
+		c := open(t, rdb)
+		for _, resource := range []string{"", "account"} {
+			key := newKey(t)
+			key.Resource = resource
+			l := mustClaim(t, c, key)
+			if err := l.GiveBack(t.Context()); err != nil || l.Context().Err() == nil {
+				t.Errorf("given back: %v, and the context ended: %v", err, l.Context().Err())
+			}
+			again := mustClaim(t, c, key)
+			if again.Attempt() != 1 || again.Token() <= l.Token() {
+				t.Errorf("attempt %d, token %d after %d", again.Attempt(), again.Token(), l.Token())
+			}
+			if err := l.GiveBack(t.Context()); err != nil { // changes nothing for the successor
+				t.Error(err)
+			}
+			if err := again.Complete(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // The work's own context ends with the lease; a release under it goes through all the same.
 func TestReleaseUnderTheWorksOwnContext(t *testing.T) {
 	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
@@ -385,6 +409,7 @@ func TestReleaseUnderTheWorksOwnContext(t *testing.T) {
 	})
 }
 
+// One goroutine renews any number of leases, and it ends with the last of them.
 func TestManyLeasesShareOneGoroutineAndPipelines(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *miniredis.Miniredis, rdb *redis.Client) {
 		pipelines := &pipelineSizes{}

@@ -74,7 +74,7 @@ func (b *batch) work() {
 	b.waits = make([]func() bool, len(b.messages))
 	for i, claim := range b.claims {
 		if claim.Lease != nil { // ends before anybody else can have the message
-			b.waits[i] = context.AfterFunc(claim.Lease.Context(), func() { putBack(b.ctx, b.c, claim.Lease) })
+			b.waits[i] = context.AfterFunc(claim.Lease.Context(), func() { putBack(b.ctx, claim.Lease) })
 		}
 	}
 	b.turns = make(chan struct{}, b.workers)
@@ -173,11 +173,11 @@ func (b *batch) turn(i int) Verdict {
 	case !held: // any more, and given back
 		return b.unbegun(claim.Lease, Lost, context.Cause(claim.Lease.Context()))
 	case m.Run == nil:
-		b.all.Go(func() { putBack(b.ctx, b.c, claim.Lease) })
+		b.all.Go(func() { putBack(b.ctx, claim.Lease) })
 		return b.misused(errNoHandler)
 	case b.ctx.Err() != nil:
-		b.all.Go(func() { putBack(b.ctx, b.c, claim.Lease) })
+		b.all.Go(func() { putBack(b.ctx, claim.Lease) })
 		return b.unbegun(claim.Lease, Failed, context.Cause(b.ctx))
 	}
-	return b.run(b.ctx, b.c, claim.Lease, m.Run)
+	return b.run(b.ctx, claim.Lease, m.Run)
 }

@@ -34,7 +34,7 @@ func (s *settings) handle(ctx context.Context, c *coordinator.Coordinator, key c
 	if err != nil {
 		return s.refused(ctx, c, key, opts, err)
 	}
-	return s.run(ctx, c, lease, fn)
+	return s.run(ctx, lease, fn)
 }
 
 var errNoHandler = fmt.Errorf("%w: a message needs a handler", coordinator.ErrInvalid)
@@ -49,14 +49,11 @@ func giveBack(ctx context.Context, c *coordinator.Coordinator, key coordinator.K
 	_ = c.GiveBack(ctx, key, owner) // else it lapses by itself
 }
 
-// putBack does that with a lease, and ends it here, which knows nothing of it.
-func putBack(ctx context.Context, c *coordinator.Coordinator, lease *coordinator.Lease) {
-	giveBack(ctx, c, lease.Key(), lease.Grant().Owner)
-	if lease.Context().Err() == nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
-		defer cancel()
-		_ = lease.Release(ctx)
-	}
+// putBack does that with a lease.
+func putBack(ctx context.Context, lease *coordinator.Lease) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	defer cancel()
+	_ = lease.GiveBack(ctx) // else it lapses by itself
 }
 
 // unbegun is the verdict on a message that was claimed and not begun; its attempts are those before.
@@ -96,12 +93,12 @@ func ownFault(ctx context.Context, c *coordinator.Coordinator, key coordinator.K
 }
 
 // run works under the lease.
-func (s *settings) run(ctx context.Context, c *coordinator.Coordinator, lease *coordinator.Lease, fn Handler) Verdict {
+func (s *settings) run(ctx context.Context, lease *coordinator.Lease, fn Handler) Verdict {
 	if ran := lease.Attempt() - 1; ran >= s.most { // the last has crashed
 		return s.park(ctx, lease, Poisoned, ran, fmt.Errorf("attempt %d ended without an outcome", ran))
 	}
 	if s.overdue() { // the claim has waited for so long
-		go putBack(ctx, c, lease)
+		go putBack(ctx, lease)
 		return s.unbegun(lease, Lost, fmt.Errorf("%w: the visibility timeout was over before the message was begun", coordinator.ErrLeaseLost))
 	}
 	returned := false
@@ -128,7 +125,7 @@ func (s *settings) run(ctx context.Context, c *coordinator.Coordinator, lease *c
 	case lease.Attempt() >= s.most && ctx.Err() == nil:
 		return s.park(ctx, lease, Poisoned, lease.Attempt(), err)
 	case lease.Attempt() >= s.most && lease.Context().Err() == nil: // a shutdown is not the message's fault: the last attempt does not count
-		putBack(ctx, c, lease)
+		putBack(ctx, lease)
 	}
 	return s.again(ctx, lease, err)
 }

@@ -64,7 +64,7 @@ var msgMutants = []mutant{
 	},
 	{
 		"a shutdown uses up the last attempt", "P5", "the next delivery is parked, though the handler was only broken off",
-		in("coordmsg/handle.go", "		putBack(ctx, c, lease)\n	}\n	return s.again", "	}\n	return s.again"), msgOnFake("TestShutdown"),
+		in("coordmsg/handle.go", "		putBack(ctx, lease)\n	}\n	return s.again", "	}\n	return s.again"), msgOnFake("TestShutdown"),
 	},
 	{
 		"errors are no attempts", "P5", "a message that cannot be handled is handled for ever",
