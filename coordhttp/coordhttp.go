@@ -178,7 +178,8 @@ func (o *operation) run() {
 	}
 	unknown, mayHaveRun := errors.AsType[*coordinator.UnknownError](err)
 	if mayHaveRun {
-		defer o.giveBack(unknown.Owner) // when the client is answered, also where a handler panics that was let through
+		// When the client is answered, also where a handler panics that was let through; the client does not wait for it.
+		defer o.background(func() { o.giveBack(unknown.Owner) })
 	}
 	if result, done := coordinator.ResultOf(err); done {
 		o.replay(result)
@@ -300,10 +301,11 @@ func (o *operation) execute(lease *coordinator.Lease) {
 		o.send(rec, a)
 	case a.streamed:
 		o.observe(o.r, OutcomeUnstored, err)
-		o.storeLater(lease, a, err)
 	default:
 		o.superseded(rec, a, err)
-		o.storeLater(lease, a, err)
+	}
+	if mayBeStored(err) {
+		o.background(func() { o.storeLater(lease, a) }) // the answer ends when the handler returns
 	}
 }
 
@@ -314,11 +316,11 @@ func (o *operation) isNothing(a *answer) bool {
 }
 
 // storeLater goes on trying to store what could not be, until the lease has ended: were that left, the key would be in progress for
-// as long as the lease is renewed, and the work would be done again after that. Its client has its answer.
-func (o *operation) storeLater(lease *coordinator.Lease, a *answer, err error) {
+// as long as the lease is renewed, and the work would be done again after that.
+func (o *operation) storeLater(lease *coordinator.Lease, a *answer) {
 	pauses := backoff.NewExponentialBackOff()
 	pauses.InitialInterval, pauses.MaxInterval = 50*time.Millisecond, time.Second
-	for errors.Is(err, coordinator.ErrUnknown) || errors.Is(err, coordinator.ErrUnavailable) {
+	for again := true; again; again = mayBeStored(o.store(lease, a)) {
 		pause := time.NewTimer(pauses.NextBackOff())
 		select {
 		case <-pause.C:
@@ -326,8 +328,12 @@ func (o *operation) storeLater(lease *coordinator.Lease, a *answer, err error) {
 			pause.Stop()
 			return
 		}
-		err = o.store(lease, a)
 	}
+}
+
+// mayBeStored says whether another try to store may go better.
+func mayBeStored(err error) bool {
+	return errors.Is(err, coordinator.ErrUnknown) || errors.Is(err, coordinator.ErrUnavailable)
 }
 
 // handlerContext ends with the lease, and with the client's request unless the handler is detached.
@@ -384,9 +390,7 @@ func (o *operation) superseded(rec *recorder, a *answer, err error) {
 	// Nobody else has answered. The work is done, and the client is better off with its answer than without.
 	o.observe(o.r, OutcomeUnstored, err)
 	rec.committed.Set(unstoredHeader, "true")
-	rec.committed.Set("Connection", "close") // nothing else comes over it while this goes on, see storeLater
 	o.send(rec, a)
-	_ = http.NewResponseController(o.w).Flush()
 }
 
 // replay answers with what is stored.

@@ -40,6 +40,7 @@ type settings struct {
 	compress   int
 	keys       *sealed.Keys
 	observe    func(*http.Request, string, error)
+	background func(func())
 }
 
 // Profile is how answers are treated and told. Start from [Draft07] or [Stripe] and change what is to be otherwise.
@@ -334,11 +335,19 @@ func Observe(with func(r *http.Request, outcome string, reason error)) Option {
 	return func(s *settings) error { s.observe = with; return given("Observe", with != nil) }
 }
 
+// Background sets how to run what goes on after a request is answered, while Redis is away: storing its answer, which ends with its
+// lease or with the coordinator's Close, and giving a claim back, which ends within a second. The default is a goroutine for each. A
+// program that waits for them before it closes the coordinator counts them.
+func Background(run func(work func())) Option {
+	return func(s *settings) error { s.background = run; return given("Background", run != nil) }
+}
+
 func newSettings(opts []Option) (*settings, error) {
 	s := &settings{
 		problems: problems{base: defaultProblems, write: WriteProblem},
 		header:   "Idempotency-Key", maxBody: 1 << 20, maxAnswer: 512 << 10, profile: Draft07(), compress: -1,
-		observe: func(*http.Request, string, error) {},
+		observe:    func(*http.Request, string, error) {},
+		background: func(work func()) { go work() },
 	}
 	for _, opt := range opts {
 		if opt == nil {

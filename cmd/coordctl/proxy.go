@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -87,14 +88,14 @@ func (p *proxyCommand) Run(ctx context.Context, std streams) error {
 		return err
 	}
 	defer c.Close()
-	handler, err := p.handler(c, metrics, remarks)
+	doors := &doors{remarks: remarks, limits: p.Limits}
+	handler, err := p.handler(c, metrics, doors)
 	if err != nil {
 		return err
 	}
 	if err := c.Load(ctx); err != nil {
 		remarks.Printf("warning: %v; until it is mended, requests with a key are not protected, and refused unless --pass-when-unavailable is given", err)
 	}
-	doors := &doors{remarks: remarks, limits: p.Limits}
 	if err := doors.open("proxy for "+p.Upstream, p.Listen, handler); err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (p *proxyCommand) Run(ctx context.Context, std streams) error {
 }
 
 // handler is all that a request passes through.
-func (p *proxyCommand) handler(c *coordinator.Coordinator, m *metrics, remarks *log.Logger) (http.Handler, error) {
+func (p *proxyCommand) handler(c *coordinator.Coordinator, m *metrics, d *doors) (http.Handler, error) {
 	target, err := p.target()
 	if err != nil {
 		return nil, err
@@ -117,16 +118,16 @@ func (p *proxyCommand) handler(c *coordinator.Coordinator, m *metrics, remarks *
 	if err != nil {
 		return nil, err
 	}
-	once, err := coordhttp.New(c, append(opts, coordhttp.Observe(func(r *http.Request, outcome string, reason error) {
+	once, err := coordhttp.New(c, append(opts, coordhttp.Background(d.after), coordhttp.Observe(func(r *http.Request, outcome string, reason error) {
 		m.answered(outcome)
 		if worthALine[outcome] {
-			remarks.Printf("%s: %s: %v", r.Method, outcome, reason)
+			d.remarks.Printf("%s: %s: %v", r.Method, outcome, reason)
 		}
 	}))...)
 	if err != nil {
 		return nil, err
 	}
-	return once(whole(p.upstream(target, remarks))), nil
+	return once(whole(p.upstream(target, d.remarks))), nil
 }
 
 // worthALine are outcomes that somebody has to look into.
@@ -179,6 +180,7 @@ type doors struct {
 	remarks *log.Logger
 	limits  limitFlags
 	all     []door
+	behind  atomic.Int64 // what goes on for requests that are answered
 }
 
 type door struct {
@@ -207,6 +209,29 @@ func (d *doors) close() {
 	}
 }
 
+// after runs what goes on when a request is answered, such as to store its answer.
+func (d *doors) after(work func()) {
+	d.behind.Add(1)
+	go func() {
+		defer d.behind.Add(-1)
+		work()
+	}()
+}
+
+// settle waits for it. What is left when ctx ends has its own end with the coordinator.
+func (d *doors) settle(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for d.behind.Load() > 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%d answers could still not be stored after %v; their keys are free when their leases lapse: see why Redis does not answer", d.behind.Load(), d.limits.ShutdownTimeout)
+		}
+	}
+	return nil
+}
+
 // serve returns when ctx has ended and what ran then is finished. The admin's door stays open until the end.
 func (d *doors) serve(ctx context.Context) error {
 	defer d.close()
@@ -224,5 +249,5 @@ func (d *doors) serve(ctx context.Context) error {
 	if err := d.all[0].server.Shutdown(finishing); err != nil {
 		return fmt.Errorf("requests still ran after %v and were cut off; their keys are free when their leases lapse: raise --shutdown-timeout if they need longer", d.limits.ShutdownTimeout)
 	}
-	return nil
+	return d.settle(finishing)
 }
