@@ -21,7 +21,7 @@ type answer struct {
 	unkept   bool // done, but the answer was not kept: there is a status alone
 	streamed bool // the client has it already
 	silent   bool // the handler has said nothing at all
-	cutOff   bool // it is not as long as the handler has said
+	cutOff   bool // it is shorter than the handler has said
 }
 
 // The stored form: a flag, the status, header and trailer, and the body. How numbers and fields are written, internal/sealed has.

@@ -268,7 +268,7 @@ func (o *operation) handlerRequest(ctx context.Context) *http.Request {
 func (o *operation) execute(lease *coordinator.Lease) {
 	ctx, cancel := o.handlerContext(lease)
 	defer cancel()
-	rec := newRecorder(o.w, o.maxAnswer, o.hold, o.detach)
+	rec := o.newRecorder(lease.Context())
 	settled := false
 	defer func() {
 		if !settled { // a panic, which goes on, or runtime.Goexit

@@ -34,6 +34,7 @@ type settings struct {
 	hold       bool
 	profile    Profile
 	wait       time.Duration
+	patience   time.Duration
 	open       bool // where Redis is away
 	detach     bool
 	quarantine bool
@@ -215,6 +216,18 @@ func atLeastOne(name string, n int64) error {
 	return nil
 }
 
+// WriteTimeout sets how long a client may take to read the next piece, of 32 KiB at most, of an answer that is sent as it comes (see
+// [MaxAnswer]): the default is 30 s. The lease is held meanwhile. After that the client counts as gone and its connection ends; what the
+// handler has done is kept as done. With http.Server.WriteTimeout that one holds.
+func WriteTimeout(d time.Duration) Option {
+	return func(s *settings) error {
+		if s.patience = d; d <= 0 {
+			return fmt.Errorf("WriteTimeout takes a time, not %v", d)
+		}
+		return nil
+	}
+}
+
 // HoldStreams holds back what handlers flush, so that such answers are kept too, up to [MaxAnswer]. The client gets them
 // when the handler has returned.
 func HoldStreams() Option {
@@ -346,6 +359,7 @@ func newSettings(opts []Option) (*settings, error) {
 	s := &settings{
 		problems: problems{base: defaultProblems, write: WriteProblem},
 		header:   "Idempotency-Key", maxBody: 1 << 20, maxAnswer: 512 << 10, profile: Draft07(), compress: -1,
+		patience:   30 * time.Second,
 		observe:    func(*http.Request, string, error) {},
 		background: func(work func()) { go work() },
 	}

@@ -3,19 +3,25 @@ package coordhttp
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // errOver is what a handler gets that writes after it has returned.
 var errOver = errors.New("coordhttp: the handler has returned, its answer is sent; nothing can be written any more")
+
+// errGone is what it gets that writes to a client that has not taken what came before.
+var errGone = errors.New("coordhttp: the client has gone")
 
 // recorder is the handler's http.ResponseWriter. It holds the answer back until it is stored; what is flushed, taken over or too
 // long goes to the client at once and is not kept.
@@ -27,9 +33,17 @@ type recorder struct {
 	hold   bool        // a flush sends nothing
 	deaf   bool        // the handler does not hear that its client has gone
 
+	patience time.Duration   // with a client that does not read; 0: the server's own
+	lease    context.Context // under which the client is waited for
+	unhurry  func() bool
+	turn     sync.Mutex // guards waiting, and the deadline with it
+	waiting  bool       // for the client
+
 	mu        sync.Mutex
 	status    int         // 0 until the handler says it
 	committed http.Header // as it was then
+	announced int64       // the body's length; negative where nothing was said
+	written   int64       // of the body
 	body      bytes.Buffer
 	streaming bool
 	hijacked  bool
@@ -37,8 +51,15 @@ type recorder struct {
 	gone      bool // the client
 }
 
-func newRecorder(w http.ResponseWriter, most int, hold, deaf bool) *recorder {
-	return &recorder{w: w, before: w.Header(), header: cloneHeader(w.Header()), most: most, hold: hold, deaf: deaf}
+func (o *operation) newRecorder(lease context.Context) *recorder {
+	r := &recorder{
+		w: o.w, before: o.w.Header(), header: cloneHeader(o.w.Header()), most: o.maxAnswer, hold: o.hold, deaf: o.detach,
+		patience: o.patience, lease: lease, announced: -1,
+	}
+	if server, is := o.r.Context().Value(http.ServerContextKey).(*http.Server); is && server.WriteTimeout > 0 {
+		r.patience = 0
+	}
+	return r
 }
 
 func cloneHeader(h http.Header) http.Header {
@@ -82,6 +103,14 @@ func (r *recorder) inform(status int) {
 
 func (r *recorder) commit(status int) {
 	r.status, r.committed = status, r.header.Clone()
+	if said := r.committed.Get("Content-Length"); said != "" && bodyAllowed(status) {
+		n, err := strconv.ParseInt(said, 10, 64)
+		if err != nil || n < 0 { // as net/http, which sends none then
+			delete(r.committed, "Content-Length")
+			return
+		}
+		r.announced = n
+	}
 }
 
 // set makes a header the same as another one.
@@ -101,26 +130,88 @@ func (r *recorder) Write(p []byte) (int, error) {
 	if !bodyAllowed(r.status) {
 		return 0, http.ErrBodyNotAllowed
 	}
+	if left := r.announced - r.written; r.announced >= 0 && int64(len(p)) > left {
+		n, err := r.take(p[:left])
+		if err == nil {
+			err = http.ErrContentLength
+		}
+		return n, err
+	}
+	return r.take(p)
+}
+
+// take keeps a piece of the body, or sends it.
+func (r *recorder) take(p []byte) (int, error) {
 	if !r.streaming && r.body.Len()+len(p) > r.most {
 		r.stream()
 	}
 	if r.streaming {
-		return r.pass(p)
+		n, err := r.pass(p)
+		r.written += int64(n)
+		return n, err
 	}
+	r.written += int64(len(p))
 	return r.body.Write(p)
 }
 
+// piece is how much a client has to take within one patience.
+const piece = 32 << 10
+
 // pass writes to the client. A detached handler, which is to finish without it, writes into the void where it has gone.
-func (r *recorder) pass(p []byte) (int, error) {
-	if r.gone {
+func (r *recorder) pass(p []byte) (n int, err error) {
+	for part := range slices.Chunk(p, piece) {
+		if r.gone {
+			break
+		}
+		var sent int
+		err = r.wait(func() error {
+			var err error
+			sent, err = r.w.Write(part)
+			return err
+		})
+		if n += sent; err != nil {
+			r.gone = true
+		}
+	}
+	if r.deaf {
 		return len(p), nil
 	}
-	n, err := r.w.Write(p)
-	if err != nil && r.deaf {
-		r.gone = true
-		return len(p), nil
+	if r.gone && err == nil {
+		err = errGone
 	}
 	return n, err
+}
+
+// wait does what may take until the client reads, for so long only: the lease is held meanwhile, and a client that never reads would
+// have it end, and the work be done again.
+func (r *recorder) wait(send func() error) error {
+	r.setWaiting(true)
+	defer r.setWaiting(false)
+	if r.lease.Err() != nil {
+		r.hurry()
+	}
+	return send()
+}
+
+func (r *recorder) setWaiting(is bool) {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	var end time.Time // none, when it is over: with HTTP/2 a deadline strikes whether somebody writes or not
+	if is {
+		end = time.Now().Add(r.patience)
+	}
+	if r.waiting = is; r.patience > 0 {
+		_ = http.NewResponseController(r.w).SetWriteDeadline(end) // a writer that has no deadlines has another bound, or none
+	}
+}
+
+// hurry ends a wait for the client, as the lease has ended.
+func (r *recorder) hurry() {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	if r.waiting {
+		_ = http.NewResponseController(r.w).SetWriteDeadline(time.Now())
+	}
 }
 
 func (r *recorder) writable() error {
@@ -145,6 +236,7 @@ func (r *recorder) WriteString(s string) (int, error) { return r.Write([]byte(s)
 // stream sends what was held back, and all that follows at once.
 func (r *recorder) stream() {
 	r.streaming = true
+	r.unhurry = context.AfterFunc(r.lease, r.hurry)
 	set(r.w.Header(), r.committed)
 	r.w.WriteHeader(r.status)
 	if r.body.Len() > 0 {
@@ -169,7 +261,7 @@ func (r *recorder) FlushError() error {
 	if !r.streaming {
 		r.stream()
 	}
-	if err := http.NewResponseController(r.w).Flush(); err != nil && !r.deaf {
+	if err := r.wait(http.NewResponseController(r.w).Flush); err != nil && !r.deaf {
 		return err
 	}
 	return nil
@@ -214,14 +306,13 @@ func (r *recorder) finish() *answer {
 	if r.hijacked {
 		return &answer{status: r.status, unkept: true, streamed: true}
 	}
+	cutOff := r.written < r.announced && (r.deaf || !r.gone) // a handler that hears of its client's end has a reason to stop
 	if r.streaming {
+		r.unhurry()
 		maps.Copy(r.w.Header(), trailers)
-		return &answer{status: r.status, unkept: true, streamed: true}
+		return &answer{status: r.status, unkept: true, streamed: true, cutOff: cutOff}
 	}
-	a := &answer{status: r.status, body: r.body.Bytes(), silent: silent}
-	if said := r.committed.Get("Content-Length"); said != "" && bodyAllowed(r.status) && said != strconv.Itoa(len(a.body)) {
-		a.cutOff = true
-	}
+	a := &answer{status: r.status, body: r.body.Bytes(), silent: silent, cutOff: cutOff}
 	if _, typed := r.committed["Content-Type"]; !typed && len(a.body) > 0 && r.committed.Get("Content-Encoding") == "" {
 		r.committed.Set("Content-Type", http.DetectContentType(a.body)) // as net/http, which would look at the replay anew
 	}

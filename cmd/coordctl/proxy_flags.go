@@ -32,6 +32,7 @@ type answerFlags struct {
 	Profile             string        `default:"draft07" enum:"draft07,stripe" help:"How answers are treated: draft07 keeps 2xx, 3xx and most 4xx, stripe keeps all of the upstream's (default ${default})."`
 	Wait                time.Duration `help:"How long duplicates wait for the first one's answer, instead of getting 409 at once."`
 	MaxAnswer           int           `default:"524288" placeholder:"BYTES" help:"How long an answer's body may be to be kept (default ${default})."`
+	WriteTimeout        time.Duration `default:"30s" help:"How long a client may take for the next 32 KiB of an answer that is too long to be kept, or an event stream (default ${default})."`
 	HoldStreams         bool          `help:"Hold event streams back until they end, and keep them."`
 	PassWhenUnavailable bool          `help:"Let requests through while Redis is away; they may take effect twice."`
 	Detach              bool          `default:"true" negatable:"" help:"Carry a request to its end when its client has gone. With --no-detach it is broken off, and a retry runs it again."`
@@ -83,7 +84,7 @@ func (f *keyFlags) options() []coordhttp.Option {
 }
 
 func (f *answerFlags) options() []coordhttp.Option {
-	opts := []coordhttp.Option{coordhttp.WithProfile(f.profile()), coordhttp.Wait(f.Wait), coordhttp.MaxAnswer(f.MaxAnswer)}
+	opts := []coordhttp.Option{coordhttp.WithProfile(f.profile()), coordhttp.Wait(f.Wait), coordhttp.MaxAnswer(f.MaxAnswer), coordhttp.WriteTimeout(f.WriteTimeout)}
 	if f.HoldStreams {
 		opts = append(opts, coordhttp.HoldStreams())
 	}

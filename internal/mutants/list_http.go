@@ -41,7 +41,15 @@ var httpMutants = []mutant{
 	},
 	{
 		"streams are run again", "P1", "what was streamed takes effect once for each retry",
-		in("coordhttp/recorder.go", "if r.streaming {\n\t\tmaps.Copy(r.w.Header(), trailers)\n\t\treturn &answer{status: r.status, unkept: true, streamed: true}", "if r.streaming {\n\t\tmaps.Copy(r.w.Header(), trailers)\n\t\treturn &answer{status: 503, unkept: true, streamed: true}"), web("^TestWriters$/^flushed$"),
+		in("coordhttp/recorder.go", "return &answer{status: r.status, unkept: true, streamed: true, cutOff: cutOff}", "return &answer{status: 503, unkept: true, streamed: true, cutOff: cutOff}"), web("^TestWriters$/^flushed$"),
+	},
+	{
+		"a client that does not read is waited for", "P1", "the lease ends meanwhile, and a retry runs again",
+		in("coordhttp/recorder.go", "end = time.Now().Add(r.patience)", "end = time.Time{}"), web("^TestClientThatDoesNotRead$/^detached$"),
+	},
+	{
+		"a client waits for the storing of its answer", "P8", "an answer that is there does not end before the lease does",
+		in("coordhttp/coordhttp.go", "o.background(func() { o.storeLater(lease, a) })", "o.storeLater(lease, a)"), web("^TestUnstoredAnswersEnd$"),
 	},
 	{
 		"an answer too long is not stored", "P1", "the operation stays open, and runs again",
