@@ -282,12 +282,10 @@ func (o *operation) execute(lease *coordinator.Lease) {
 	if a.cutOff {
 		panic(http.ErrAbortHandler) // as net/http: the client must not take half of an answer for the whole
 	}
-	nothing := o.isNothing(a)
+	nothing := o.isNothing(ctx, a)
 	settled = true
 	if nothing {
-		o.release(lease)
-		o.observe(o.r, OutcomeReleased, nil)
-		o.send(rec, a)
+		o.giveUp(lease, rec, a)
 		return
 	}
 	err := o.store(lease, a)
@@ -309,10 +307,27 @@ func (o *operation) execute(lease *coordinator.Lease) {
 	}
 }
 
-// isNothing says whether an answer is no outcome. One that says nothing is none where the handler's context has ended with its
-// client: it has stopped. Where the connection was taken over, nobody knows what was said, and it is one.
-func (o *operation) isNothing(a *answer) bool {
-	return o.released.Load() || a.silent && !o.detach && o.r.Context().Err() != nil || a.status >= 200 && !o.profile.Store(a.status)
+// isNothing says whether an answer is no outcome. Silence is none where the handler's context has ended, with its client or its
+// lease: it has stopped, for all that can be told. Where the connection was taken over, nobody knows what was said, and it is one.
+func (o *operation) isNothing(ctx context.Context, a *answer) bool {
+	return o.released.Load() || a.silent && ctx.Err() != nil || a.status >= 200 && !o.profile.Store(a.status)
+}
+
+// giveUp frees the key where there is no outcome, and answers.
+func (o *operation) giveUp(lease *coordinator.Lease, rec *recorder, a *answer) {
+	lost := context.Cause(lease.Context())
+	freed := o.release(lease)
+	switch {
+	case !freed && a.streamed:
+		o.observe(o.r, string(KindUncertain), lost)
+	case !freed:
+		o.problem(o.w, o.r, problemOf(fmt.Errorf("%w: %w", coordinator.ErrUncertain, lost)))
+	case a.silent && lost != nil:
+		o.problem(o.w, o.r, problemOf(lost)) // an empty 200 would say that it is done
+	default:
+		o.observe(o.r, OutcomeReleased, nil)
+		o.send(rec, a)
+	}
 }
 
 // storeLater goes on trying to store what could not be, until the lease has ended: were that left, the key would be in progress for
@@ -349,10 +364,15 @@ func (o *operation) handlerContext(lease *coordinator.Lease) (context.Context, f
 	}
 }
 
-func (o *operation) release(lease *coordinator.Lease) {
+// release frees the key, but for one that is for quarantine, where the lease ended amid the work.
+func (o *operation) release(lease *coordinator.Lease) bool {
+	if o.quarantine && lease.Context().Err() != nil {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.r.Context()), time.Second)
 	defer cancel()
 	_ = lease.Release(ctx) // what cannot be released lapses
+	return true
 }
 
 // store completes the operation, whether its client is still there or not. An answer that is too long after all is not kept.

@@ -268,7 +268,9 @@ func PassWhenUnavailable() Option {
 }
 
 // DetachHandler lets the handler go on when its client has gone: its context ends with the lease only, and writes to a client that is
-// not there succeed. Without it, a handler that stops amid its work and answers with an error is run again by the retry.
+// not there succeed. Without it, a handler that stops amid its work and answers with an error is run again by the retry; so is one
+// that has finished, but has written nothing when its client has gone: it cannot be told from one that has stopped. Detach it, or
+// write a header where the work is done.
 func DetachHandler() Option {
 	return func(s *settings) error { s.detach = true; return nil }
 }

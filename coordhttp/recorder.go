@@ -187,9 +187,6 @@ func (r *recorder) pass(p []byte) (n int, err error) {
 func (r *recorder) wait(send func() error) error {
 	r.setWaiting(true)
 	defer r.setWaiting(false)
-	if r.lease.Err() != nil {
-		r.hurry()
-	}
 	return send()
 }
 
@@ -199,13 +196,17 @@ func (r *recorder) setWaiting(is bool) {
 	var end time.Time // none, when it is over: with HTTP/2 a deadline strikes whether somebody writes or not
 	if is {
 		end = time.Now().Add(r.patience)
+		if r.lease.Err() != nil {
+			end = time.Now().Add(min(r.patience, time.Second))
+		}
 	}
 	if r.waiting = is; r.patience > 0 {
 		_ = http.NewResponseController(r.w).SetWriteDeadline(end) // a writer that has no deadlines has another bound, or none
 	}
 }
 
-// hurry ends a wait for the client, as the lease has ended.
+// hurry ends a wait for the client when the lease ends, so that the handler hears of it. What it says then goes out to
+// a client that reads.
 func (r *recorder) hurry() {
 	r.turn.Lock()
 	defer r.turn.Unlock()
@@ -236,7 +237,9 @@ func (r *recorder) WriteString(s string) (int, error) { return r.Write([]byte(s)
 // stream sends what was held back, and all that follows at once.
 func (r *recorder) stream() {
 	r.streaming = true
-	r.unhurry = context.AfterFunc(r.lease, r.hurry)
+	if r.unhurry = (func() bool { return true }); r.lease.Err() == nil {
+		r.unhurry = context.AfterFunc(r.lease, r.hurry)
+	}
 	set(r.w.Header(), r.committed)
 	r.w.WriteHeader(r.status)
 	if r.body.Len() > 0 {

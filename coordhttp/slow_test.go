@@ -76,6 +76,7 @@ func TestClientThatDoesNotReadAndALostLease(t *testing.T) {
 	env := coordtest.New(t)
 	begun, ended := make(chan struct{}, 2), make(chan error, 2)
 	s := serveAs(t, env.Coordinator, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write(make([]byte, 600<<10))
 		begun <- struct{}{}
 		ended <- tooLong(w, false)
 	}), coordhttp.SingleTenant(), coordhttp.WriteTimeout(time.Hour))

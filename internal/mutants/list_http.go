@@ -52,6 +52,10 @@ var httpMutants = []mutant{
 		in("coordhttp/coordhttp.go", "o.background(func() { o.storeLater(lease, a) })", "o.storeLater(lease, a)"), web("^TestUnstoredAnswersEnd$"),
 	},
 	{
+		"what is for quarantine is released", "P7", "work that ended with its lease, nobody knows how far it got, runs again",
+		in("coordhttp/coordhttp.go", "if o.quarantine && lease.Context().Err() != nil {", "if false {"), web("^TestHandlerStopsWithoutItsLease$"),
+	},
+	{
 		"an answer too long is not stored", "P1", "the operation stays open, and runs again",
 		in("coordhttp/coordhttp.go", "if errors.Is(err, coordinator.ErrTooLarge) {", "if false {"), web("^TestWriters$/^too_long_in_the_end$"),
 	},
