@@ -73,6 +73,7 @@ var neverStored = map[string]bool{
 	"Set-Cookie": true, "Set-Cookie2": true, "Authorization": true, "Proxy-Authenticate": true, "Proxy-Authorization": true,
 	"Proxy-Authentication-Info": true, "Authentication-Info": true, "Connection": true, "Keep-Alive": true, "Proxy-Connection": true,
 	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Content-Length": true, "Date": true,
+	unstoredHeader: true, unprotectedHeader: true, // of one answer; and see finish, for the mark of replays
 }
 
 // kept is what may be stored of the fields that a handler has set: not those that are as they were before it.

@@ -1,10 +1,12 @@
 package coordhttp_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -120,5 +122,42 @@ func TestGivenBackInTheBackground(t *testing.T) {
 	within(t, 20*time.Second, "it is given back", done)
 	if r := s.post(t, "/", "", idem, "k"); r.status != 404 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A client that leaves while its key is claimed is no sign that Redis is away.
+func TestClientLeavesTheClaim(t *testing.T) {
+	var seen []string
+	once, err := coordhttp.New(coordtest.New(t).Coordinator, coordhttp.SingleTenant(), coordhttp.PassWhenUnavailable(),
+		coordhttp.Observe(func(_ *http.Request, outcome string, _ error) { seen = append(seen, outcome) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	r := httptest.NewRequestWithContext(ctx, "POST", "/", nil)
+	r.Header.Set(idem, "k")
+	w := httptest.NewRecorder()
+	once(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the handler ran") })).ServeHTTP(w, r)
+	if fmt.Sprint(seen) != "[gone]" || w.Code != 503 {
+		t.Errorf("%v, %d", seen, w.Code)
+	}
+}
+
+// Where replicas do not confirm, there may be an outcome: nobody is let past it.
+func TestOpenIsNotForWantOfReplicas(t *testing.T) {
+	server := miniredis.RunT(t) // which has none
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	c, err := coordinator.New(rdb, coordinator.WithReplicas(1, 10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	var runs atomic.Int64
+	s := serve(t, c, counted(&runs, 201), coordhttp.PassWhenUnavailable())
+	wantProblem(t, s.post(t, "/", "", idem, "k"), 503, coordhttp.KindUnavailable)
+	if runs.Load() != 0 {
+		t.Error("the handler ran")
 	}
 }

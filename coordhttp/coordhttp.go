@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -107,7 +108,16 @@ func (m *middleware) scopeOf(tenant string, r *http.Request) string {
 	case r.Pattern != "":
 		return coordinator.JoinScope(tenant, r.Method, r.Pattern)
 	}
-	return coordinator.JoinScope(tenant, r.Method, r.URL.EscapedPath())
+	return coordinator.JoinScope(tenant, r.Method, sentPath(r))
+}
+
+// sentPath is the path that was asked for: what stands around the middleware, such as http.StripPrefix, may have made another one
+// of it, and the same one of two.
+func sentPath(r *http.Request) string {
+	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
+		return u.EscapedPath()
+	}
+	return r.URL.EscapedPath()
 }
 
 func (m *middleware) covers(method string) bool {
@@ -185,14 +195,21 @@ func (o *operation) run() {
 		o.replay(result)
 		return
 	}
-	away := mayHaveRun || errors.Is(err, coordinator.ErrUnavailable) || errors.Is(err, coordinator.ErrNotReplicated)
+	// ErrNotReplicated is no absence: it may be that of an outcome, which a run would repeat.
+	away := mayHaveRun || errors.Is(err, coordinator.ErrUnavailable)
 	if away && o.open && ctx.Err() == nil {
 		o.observe(o.r, OutcomeUnprotected, err)
 		o.w.Header().Set(unprotectedHeader, "true")
 		o.next.ServeHTTP(o.w, o.handlerRequest(ctx))
 		return
 	}
-	o.problem(o.w, o.r, problemOf(err))
+	p := problemOf(err)
+	if p.Kind == KindUnavailable && ctx.Err() != nil {
+		o.observe(o.r, OutcomeGone, err) // which says nothing about Redis
+		o.answer(o.w, o.r, p)            // for those who are still there when a context ends, as http.TimeoutHandler is
+		return
+	}
+	o.problem(o.w, o.r, p)
 }
 
 func (o *operation) claimOptions() []coordinator.ClaimOption {
@@ -429,8 +446,7 @@ func (o *operation) replay(result coordinator.Result) {
 		return
 	}
 	o.observe(o.r, OutcomeReplayed, nil)
-	o.w.Header().Set(o.profile.ReplayedHeader, "true")
-	replay(o.w, a)
+	replay(o.w, a, o.profile.ReplayedHeader)
 }
 
 func (o *operation) unseal(stored []byte) (*answer, error) {

@@ -262,7 +262,8 @@ func Wait(d time.Duration) Option {
 }
 
 // PassWhenUnavailable lets requests through while Redis cannot be asked: they are answered, with Idempotency-Unprotected: true,
-// and may take effect twice. By default they get [KindUnavailable].
+// and may take effect twice. By default they get [KindUnavailable]; so do requests whose claims or outcomes the replicas of
+// [coordinator.WithReplicas] do not confirm, in either case.
 func PassWhenUnavailable() Option {
 	return func(s *settings) error { s.open = true; return nil }
 }
@@ -341,6 +342,7 @@ const (
 	OutcomeUnstored    = "unstored"    // the handler ran; that could not be stored
 	OutcomePanicked    = "panicked"    // the handler panicked, and a retry runs it again
 	OutcomeReplayed    = "replayed"    //
+	OutcomeGone        = "gone"        // the client went away, or its time was over, before its key was claimed
 	OutcomeUnprotected = "unprotected" // passed through because Redis was away
 )
 

@@ -30,6 +30,7 @@ type recorder struct {
 	before http.Header // w's own, which stays as it was when the handler began until something is sent
 	header http.Header // the handler's own
 	most   int         // bytes of body that are held back
+	mark   string      // of replays, which is not stored
 	hold   bool        // a flush sends nothing
 	deaf   bool        // the handler does not hear that its client has gone
 
@@ -53,7 +54,7 @@ type recorder struct {
 
 func (o *operation) newRecorder(lease context.Context) *recorder {
 	r := &recorder{
-		w: o.w, before: o.w.Header(), header: cloneHeader(o.w.Header()), most: o.maxAnswer, hold: o.hold, deaf: o.detach,
+		w: o.w, before: o.w.Header(), header: cloneHeader(o.w.Header()), most: o.maxAnswer, mark: http.CanonicalHeaderKey(o.profile.ReplayedHeader), hold: o.hold, deaf: o.detach,
 		patience: o.patience, lease: lease, announced: -1,
 	}
 	if server, is := o.r.Context().Value(http.ServerContextKey).(*http.Server); is && server.WriteTimeout > 0 {
@@ -320,11 +321,13 @@ func (r *recorder) finish() *answer {
 		r.committed.Set("Content-Type", http.DetectContentType(a.body)) // as net/http, which would look at the replay anew
 	}
 	a.header = kept(r.committed, r.before)
+	delete(a.header, r.mark)
 	if trailers != nil {
 		a.trailer = http.Header{}
 		for name, values := range kept(trailers, nil) {
 			a.trailer[strings.TrimPrefix(name, http.TrailerPrefix)] = values
 		}
+		delete(a.trailer, r.mark)
 	}
 	return a
 }
@@ -361,11 +364,12 @@ func (r *recorder) send(a *answer) {
 	write(r.w, a)
 }
 
-// replay is an answer to those who come later: what was stored, over what stands there.
-func replay(w http.ResponseWriter, a *answer) {
+// replay is an answer to those who come later: what was stored, over what stands there, with the mark of replays.
+func replay(w http.ResponseWriter, a *answer, mark string) {
 	for name, values := range a.header {
 		w.Header()[name] = values
 	}
+	w.Header().Set(mark, "true")
 	write(w, a)
 }
 

@@ -135,6 +135,58 @@ func TestScopes(t *testing.T) {
 	wantProblem(t, byHand.post(t, "/b", "", "X-Key", "k"), 422, coordhttp.KindKeyReused)
 }
 
+// Two tenants with one key do not meet, whatever else the scope is made of.
+func TestTenantsOfAScope(t *testing.T) {
+	c := coordtest.New(t).Coordinator
+	tenant := coordhttp.Tenant(func(r *http.Request) (string, error) { return r.Header.Get("X-Tenant"), nil })
+	for name, opts := range map[string][]coordhttp.Option{
+		"pattern": {tenant},
+		"Scope":   {tenant, coordhttp.Scope(func(*http.Request) string { return "all" })},
+	} {
+		t.Run(name, func(t *testing.T) {
+			once, err := coordhttp.New(c, opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mux := http.NewServeMux()
+			mux.Handle("POST /pay/{id}", once(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header.Get("X-Tenant")) })))
+			server := httptest.NewServer(mux)
+			t.Cleanup(server.Close)
+			s := &site{url: server.URL}
+			for i := range 2 {
+				for _, tenant := range []string{"one", "two"} {
+					r := s.post(t, "/pay/1", "", idem, "k", "X-Tenant", tenant)
+					if r.body != tenant || (r.header.Get("Idempotency-Replayed") == "true") != (i == 1) {
+						t.Errorf("%s, time %d: %+v", tenant, i, r)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Requests for two paths are two, also where they were made one before the middleware.
+func TestRewrittenPaths(t *testing.T) {
+	once, err := coordhttp.New(coordtest.New(t).Coordinator, coordhttp.SingleTenant())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := once(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.PathValue("id")) }))
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /accounts/{id}/pay", func(w http.ResponseWriter, r *http.Request) {
+		http.StripPrefix("/accounts/"+r.PathValue("id"), inner).ServeHTTP(w, r)
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	s := &site{url: server.URL}
+	for range 2 {
+		if r := s.post(t, "/accounts/1/pay", "", idem, "k"); r.body != "1" {
+			t.Errorf("%+v", r)
+		}
+	}
+	wantProblem(t, s.post(t, "/accounts/2/pay", "", idem, "k"), 422, coordhttp.KindKeyReused)
+}
+
 func TestFingerprint(t *testing.T) {
 	c := coordtest.New(t).Coordinator
 	var runs atomic.Int64

@@ -252,6 +252,23 @@ func TestWriteAfterReturn(t *testing.T) {
 	}
 }
 
+// The marks of answers are the middleware's: a handler's own are neither kept nor replayed.
+func TestMarksAreNotStored(t *testing.T) {
+	for _, profile := range []coordhttp.Profile{coordhttp.Draft07(), coordhttp.Stripe()} {
+		s := serve(t, coordtest.New(t).Coordinator, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			for _, name := range []string{profile.ReplayedHeader, "Idempotency-Unstored", "Idempotency-Unprotected"} {
+				w.Header().Set(name, "false")
+				w.Header().Set(http.TrailerPrefix+name, "false")
+			}
+		}), coordhttp.WithProfile(profile))
+		s.post(t, "/", "", idem, "k")
+		r := s.post(t, "/", "", idem, "k")
+		if got := r.header.Values(profile.ReplayedHeader); fmt.Sprint(got) != "[true]" || r.header.Get("Idempotency-Unstored")+r.header.Get("Idempotency-Unprotected") != "" || len(r.trailer) > 0 {
+			t.Errorf("%v, %v", r.header, r.trailer)
+		}
+	}
+}
+
 // What others around the middleware have set is theirs, and not stored.
 func TestHeadersOfOthers(t *testing.T) {
 	env := coordtest.New(t)
