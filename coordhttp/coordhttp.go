@@ -27,6 +27,9 @@ func New(c *coordinator.Coordinator, opts ...Option) (func(http.Handler) http.Ha
 	if err != nil {
 		return nil, err
 	}
+	if s.tenant == nil {
+		return nil, invalid(errors.New("say whose answers are whose: Tenant(...), or SingleTenant() where all callers may see each other's"))
+	}
 	box, err := sealed.New(s.compress, s.keys)
 	if err != nil {
 		return nil, invalid(err)

@@ -1,12 +1,15 @@
 package coordhttp_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
@@ -57,6 +60,61 @@ func ExampleNew() {
 	// 201 charge 1 replayed: ""
 	// 201 charge 1 replayed: "true"
 	// 422 {"type": replayed: ""
+}
+
+// A run died in its work, and somebody has found out that the charge was made: retries get this answer.
+func ExampleAnswer_Payload() {
+	server, err := miniredis.Run()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer rdb.Close()
+	c, err := coordinator.New(rdb, coordinator.WithLease(200*time.Millisecond), coordinator.WithMaxLifetime(200*time.Millisecond))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+
+	once, err := coordhttp.New(c, coordhttp.SingleTenant(), coordhttp.Quarantine())
+	if err != nil {
+		log.Fatal(err)
+	}
+	keys := make(chan coordinator.Key, 1)
+	mux := http.NewServeMux()
+	mux.Handle("POST /charges", once(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		key, _ := coordhttp.KeyFrom(r.Context()) // which a service logs
+		keys <- key
+		<-r.Context().Done() // it takes longer than any lease may live
+	})))
+	send := func() {
+		r := httptest.NewRequest(http.MethodPost, "/charges", strings.NewReader("10 EUR"))
+		r.Header.Set("Idempotency-Key", "order-17")
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		fmt.Printf("%d %q %q\n", w.Code, w.Header().Get("Idempotency-Replayed"), w.Header().Get("Location"))
+	}
+	send()
+
+	key := <-keys
+	payload, err := coordhttp.Answer{Status: http.StatusCreated, Header: http.Header{"Location": {"/charges/17"}}}.Payload(key)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		err = c.Resolve(context.Background(), key, coordinator.Resolution{Payload: payload})
+		if !errors.Is(err, coordinator.ErrInProgress) { // until the lease's grace is over
+			break
+		}
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	send()
+	// Output:
+	// 409 "" ""
+	// 201 "true" "/charges/17"
 }
 
 // A client that sends a request again with the same key and body until it is answered.

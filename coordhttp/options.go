@@ -375,9 +375,6 @@ func newSettings(opts []Option) (*settings, error) {
 			return nil, invalid(err)
 		}
 	}
-	if s.tenant == nil {
-		return nil, invalid(errors.New("say whose answers are whose: Tenant(...), or SingleTenant() where all callers may see each other's"))
-	}
 	s.problems.status = s.profile.Status
 	return s, nil
 }

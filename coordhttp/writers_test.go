@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/onceward/coordinator"
 	"github.com/onceward/coordinator/coordhttp"
@@ -375,6 +376,49 @@ func TestDamagedAnswers(t *testing.T) {
 				t.Errorf("ran %d times", runs.Load())
 			}
 		})
+	}
+}
+
+// An operator's answer is replayed as a handler's, sealed as the middleware's options have it.
+func TestSettledAsDone(t *testing.T) {
+	ring := coordhttp.Encrypt(coordhttp.Encryption{Current: "a", Keys: map[string][]byte{"a": bytes.Repeat([]byte{1}, 32)}})
+	text := []byte(strings.Repeat("receipt 17 ", 100))
+	for name, opts := range map[string][]coordhttp.Option{"plain": {}, "sealed": {ring, coordhttp.Compress(100)}} {
+		t.Run(name, func(t *testing.T) {
+			env := coordtest.New(t)
+			g := newGate()
+			s := serveAs(t, env.Coordinator, g, append(opts, coordhttp.SingleTenant(), coordhttp.Quarantine())...)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _ = s.send(t.Context(), "POST", "/", "", idem, "k")
+			}()
+			key, _ := coordhttp.KeyFrom(within(t, 20*time.Second, "the handler runs", g.begun))
+			env.Lapse(key)
+			payload, err := coordhttp.Answer{Status: 202, Header: http.Header{"x-many": {"a", "b"}, "Set-Cookie": {"secret"}}, Body: text}.Payload(key, opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := env.Coordinator.Resolve(t.Context(), key, coordinator.Resolution{Payload: payload}); err != nil {
+				t.Fatal(err)
+			}
+			r := s.post(t, "/", "", idem, "k")
+			if r.status != 202 || r.body != string(text) || fmt.Sprint(r.header.Values("X-Many")) != "[a b]" || r.header.Get("Set-Cookie") != "" || r.header.Get("Idempotency-Replayed") != "true" {
+				t.Errorf("%+v", r)
+			}
+			close(g.release)
+			<-done
+		})
+	}
+	key := coordinator.Key{ID: "k"}
+	for name, call := range map[string]func() ([]byte, error){
+		"a status":  func() ([]byte, error) { return coordhttp.Answer{Status: 99}.Payload(key) },
+		"a key":     func() ([]byte, error) { return coordhttp.Answer{Status: 200}.Payload(coordinator.Key{}) },
+		"an option": func() ([]byte, error) { return coordhttp.Answer{Status: 200}.Payload(key, nil) },
+	} {
+		if _, err := call(); !errors.Is(err, coordinator.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
