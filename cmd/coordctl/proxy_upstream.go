@@ -21,7 +21,8 @@ import (
 // upstreamFlags say how requests are passed on.
 type upstreamFlags struct {
 	UpstreamTimeout time.Duration `default:"1m" help:"How long the upstream may take until its answer begins (default ${default})."`
-	SendGrant       bool          `help:"Send the fencing token along, in a Fencing-Token header; a client's own is removed."`
+	SendGrant       bool          `help:"Send the fencing token along, in a Fencing-Token header; a client's own is removed in any case."`
+	PreserveHost    bool          `help:"Send the Host that the client has sent, instead of the upstream's."`
 	TrustForwarded  bool          `help:"Keep Forwarded and X-Forwarded-* headers that come with requests; for where something in front sets them."`
 }
 
@@ -72,10 +73,12 @@ func (p *proxyCommand) rewrite(r *httputil.ProxyRequest, target *url.URL) {
 	keep(r, p.Tenants.carrier())
 	keep(r, p.Keys.Header)
 	keep(r, idempotencyKey)
-	if p.Service.SendGrant {
-		r.Out.Header.Del(coordhttp.GrantHeader)
-	}
+	r.Out.Header.Del(coordhttp.GrantHeader) // a client has none to give
+	r.Out.URL.RawQuery = r.In.URL.RawQuery  // ReverseProxy takes away what it cannot parse, which another service may
 	r.SetURL(target)
+	if p.Service.PreserveHost {
+		r.Out.Host = r.In.Host
+	}
 	sendOnce(r.Out)
 }
 

@@ -152,6 +152,45 @@ func TestProxySendsGrant(t *testing.T) {
 	}
 }
 
+// The query arrives as it was sent, also where Go would parse it otherwise.
+func TestProxyQueries(t *testing.T) {
+	up := newCounter(t, nil)
+	p := startProxy(t, up.URL, "--single-tenant")
+	for _, query := range []string{"a=1;b=2", "a=%zz&b=2", "a=%", "", "&&", "a+b&c=%20"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /pay?%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", query)
+		answer, err := io.ReadAll(conn)
+		conn.Close()
+		if seen := up.last.Load(); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 201") || seen == nil || seen.URL.RawQuery != query {
+			t.Errorf("%q: %q, %v", query, answer, err)
+		}
+	}
+}
+
+// The upstream is called by its own name, or by the client's where that was asked for.
+func TestProxyHost(t *testing.T) {
+	up := newCounter(t, nil)
+	for want, flags := range map[string][]string{strings.TrimPrefix(up.URL, "http://"): {"--single-tenant"}, "pay.example": {"--single-tenant", "--preserve-host"}} {
+		p := startProxy(t, up.URL, flags...)
+		r, err := http.NewRequestWithContext(t.Context(), "POST", p.url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = "pay.example"
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if seen := up.last.Load(); seen.Host != want || seen.Header.Get("X-Forwarded-Host") != "pay.example" {
+			t.Errorf("%v: %s, %v", flags, seen.Host, seen.Header)
+		}
+	}
+}
+
 func TestProxyTrustsForwarded(t *testing.T) {
 	up := newCounter(t, nil)
 	p := startProxy(t, up.URL, "--single-tenant", "--trust-forwarded")
