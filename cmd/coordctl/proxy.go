@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log"
@@ -100,7 +101,7 @@ func (p *proxyCommand) Run(ctx context.Context, std streams) error {
 		return err
 	}
 	if p.Admin != "" {
-		if err := doors.open("admin", p.Admin, adminHandler(metrics, rdb)); err != nil {
+		if err := doors.open("admin", p.Admin, adminHandler(ctx, metrics, rdb)); err != nil {
 			doors.close()
 			return err
 		}
@@ -146,14 +147,15 @@ func (p *proxyCommand) connect(remarks *log.Logger) (redis.UniversalClient, func
 		rdb := at.client(nil)
 		return rdb, func() { rdb.Close() }, nil
 	}
-	server, err := miniredis.Run()
-	if err != nil {
+	server, password := miniredis.NewMiniRedis(), rand.Text()
+	server.RequireAuth(password) // it listens where others on this machine can connect
+	if err := server.Start(); err != nil {
 		return nil, nil, fmt.Errorf("cannot start the server within this program: %w", err)
 	}
 	remarks.Print("warning: there is no --redis, so answers are kept in this process: they are forgotten when it ends, and other instances do not have them")
 	aging, cancel := context.WithCancel(context.Background())
 	go age(aging, server)
-	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), Password: password})
 	return rdb, func() {
 		cancel()
 		rdb.Close()

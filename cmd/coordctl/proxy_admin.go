@@ -42,11 +42,16 @@ func (m *metrics) answered(outcome string) {
 // readyTime is how long Redis may take to answer /readyz.
 const readyTime = time.Second
 
-func adminHandler(m *metrics, rdb redis.UniversalClient) http.Handler {
+// adminHandler serves what operators ask. The proxy is not ready any more when ending has ended.
+func adminHandler(ending context.Context, m *metrics, rdb redis.UniversalClient) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if ending.Err() != nil {
+			http.Error(w, "the proxy is ending", http.StatusServiceUnavailable)
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), readyTime)
 		defer cancel()
 		if err := rdb.Ping(ctx).Err(); err != nil {

@@ -36,6 +36,7 @@ type answerFlags struct {
 	HoldStreams         bool          `help:"Hold event streams back until they end, and keep them."`
 	PassWhenUnavailable bool          `help:"Let requests through while Redis is away; they may take effect twice."`
 	Detach              bool          `default:"true" negatable:"" help:"Carry a request to its end when its client has gone. With --no-detach it is broken off, and a retry runs it again."`
+	Quarantine          bool          `help:"Do not run a request again that ended without an outcome with this process, or its lease, until somebody has settled it."`
 	ProblemBase         string        `placeholder:"URI" help:"The page that describes the problems; each one's type is a fragment of it."`
 	DescribedBy         string        `placeholder:"URI" help:"The page that says how keys work here, for a Link header of problems."`
 }
@@ -47,6 +48,7 @@ type storeFlags struct {
 	RedisTimeout         time.Duration `default:"5s" help:"How long Redis may be tried for one call (default ${default})."`
 	Prefix               string        `placeholder:"TEXT" help:"What names in Redis begin with (default coord)."`
 	Lease                time.Duration `help:"How long a key is blocked after a crash of this proxy (default 30s)."`
+	MaxLifetime          time.Duration `help:"How long a request may run; then its lease ends, and a retry runs it again (default 1h)."`
 	Retention            time.Duration `help:"How long answers are kept (default 24h)."`
 	Compress             *int          `placeholder:"BYTES" help:"Compress answers that are longer than this."`
 	EncryptionKeys       string        `placeholder:"FILE" help:"Encrypt answers. Each line is a name and 32 bytes in base64; the first is used from now on."`
@@ -90,6 +92,9 @@ func (f *answerFlags) options() []coordhttp.Option {
 	}
 	if f.PassWhenUnavailable {
 		opts = append(opts, coordhttp.PassWhenUnavailable())
+	}
+	if f.Quarantine {
+		opts = append(opts, coordhttp.Quarantine())
 	}
 	if f.Detach {
 		opts = append(opts, coordhttp.DetachHandler())
@@ -142,6 +147,9 @@ func (p *proxyCommand) coordinatorOptions(m *metrics) []coordinator.Option {
 	}
 	if p.Store.Lease != 0 {
 		opts = append(opts, coordinator.WithLease(p.Store.Lease))
+	}
+	if p.Store.MaxLifetime != 0 {
+		opts = append(opts, coordinator.WithMaxLifetime(p.Store.MaxLifetime))
 	}
 	if p.Store.Retention != 0 {
 		opts = append(opts, coordinator.WithRetention(p.Store.Retention))

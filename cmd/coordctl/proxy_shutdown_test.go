@@ -4,9 +4,12 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/alicebob/miniredis/v2"
+
+	"github.com/onceward/coordinator/coordhttp"
 )
 
 // An answer that Redis has not taken is stored before the proxy ends, or it says that it was not.
@@ -46,6 +49,44 @@ func TestProxyShutdownStores(t *testing.T) {
 			if stored != back || (status == exitOK) != back || !back && !strings.Contains(p.said.String(), "could still not be stored") {
 				t.Errorf("status %d, stored %v: %s", status, stored, p.said)
 			}
+		})
+	}
+}
+
+// A request that outlives its lease is broken off; in quarantine nobody runs it again.
+func TestProxyQuarantine(t *testing.T) {
+	for name, quarantine := range map[string]bool{"quarantine": true, "not": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var runs atomic.Int64
+			up := newCounter(t, func(_ http.ResponseWriter, r *http.Request) {
+				if runs.Add(1) == 1 {
+					<-r.Context().Done()
+				}
+			})
+			flags := []string{"--single-tenant", "--lease=300ms", "--max-lifetime=300ms", "--redis=redis://" + miniredis.RunT(t).Addr()}
+			if quarantine {
+				flags = append(flags, "--quarantine")
+			}
+			p := startProxy(t, up.URL, flags...)
+			first := post(t, p.url, "", "Idempotency-Key", "k")
+			var again reply
+			eventually(t, "its lease is over", func() bool {
+				again = post(t, p.url, "", "Idempotency-Key", "k")
+				return again.status != http.StatusConflict || again.kind(t) != string(coordhttp.KindInProgress)
+			})
+			if !quarantine {
+				if first.status != http.StatusBadGateway || again.status != http.StatusOK {
+					t.Errorf("%+v, then %+v", first, again)
+				}
+				return
+			}
+			for _, got := range []reply{first, again} {
+				if got.status != http.StatusConflict || got.kind(t) != string(coordhttp.KindUncertain) {
+					t.Errorf("%+v", got)
+				}
+			}
+			up.ran(t, 1)
 		})
 	}
 }

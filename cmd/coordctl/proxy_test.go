@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator/coordhttp"
 )
@@ -240,6 +242,23 @@ func TestProxyDoesNotStart(t *testing.T) {
 	}
 }
 
+// Nobody else on the machine reads the answers that the proxy keeps by itself.
+func TestProxyKeepsItsAnswers(t *testing.T) {
+	rdb, stop, err := (&proxyCommand{}).connect(log.New(io.Discard, "", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if err := rdb.Ping(t.Context()).Err(); err != nil {
+		t.Error(err)
+	}
+	other := redis.NewClient(&redis.Options{Addr: rdb.(*redis.Client).Options().Addr})
+	defer other.Close()
+	if err := other.Ping(t.Context()).Err(); err == nil || !strings.Contains(err.Error(), "NOAUTH") {
+		t.Errorf("without the password: %v", err)
+	}
+}
+
 func TestProxyReplays(t *testing.T) {
 	up := newCounter(t, nil)
 	p := startProxy(t, up.URL+"/base", "--single-tenant")
@@ -248,7 +267,7 @@ func TestProxyReplays(t *testing.T) {
 		t.Errorf("%+v", first)
 	}
 	seen := up.last.Load()
-	if seen.URL.String() != "/base/pay?a=1" || seen.Header.Get("Idempotency-Key") != `"k1"` || seen.Header.Get("X-Forwarded-For") != "127.0.0.1" || seen.Header.Get("Fencing-Token") != "mine" {
+	if seen.URL.String() != "/base/pay?a=1" || seen.Header.Get("Idempotency-Key") != `"k1"` || seen.Header.Get("X-Forwarded-For") != "127.0.0.1" || seen.Header.Get("Fencing-Token") != "" {
 		t.Errorf("%s %v", seen.URL, seen.Header)
 	}
 	again := post(t, p.url+"/pay?a=1", "10 EUR", "Idempotency-Key", `k1`)
@@ -473,10 +492,10 @@ func TestProxyEncryption(t *testing.T) {
 	server := miniredis.RunT(t)
 	up := newCounter(t, nil)
 	key := func(fill string) string { return base64.StdEncoding.EncodeToString([]byte(strings.Repeat(fill, 32))) }
-	redis := "redis://" + server.Addr()
-	old := startProxy(t, up.URL, "--single-tenant", "--redis", redis, "--prefix", "mine", "--retention", "2h", "--encryption-keys", file(t, "a "+key("a")+"\n"))
+	at := "redis://" + server.Addr()
+	old := startProxy(t, up.URL, "--single-tenant", "--redis", at, "--prefix", "mine", "--retention", "2h", "--encryption-keys", file(t, "a "+key("a")+"\n"))
 	first := post(t, old.url, "secret", "Idempotency-Key", "k1")
-	next := startProxy(t, up.URL, "--single-tenant", "--redis", redis, "--prefix", "mine", "--compress", "0", "--encryption-keys", file(t, "b "+key("b")+"\na "+key("a")+"\n"))
+	next := startProxy(t, up.URL, "--single-tenant", "--redis", at, "--prefix", "mine", "--compress", "0", "--encryption-keys", file(t, "b "+key("b")+"\na "+key("a")+"\n"))
 	if again := post(t, next.url, "secret", "Idempotency-Key", "k1"); again.body != first.body || !again.replayed() {
 		t.Errorf("%+v", again)
 	}
@@ -494,14 +513,26 @@ func TestProxyEncryption(t *testing.T) {
 // SIGTERM is the end of the context: what runs is finished and stored, what is new is not taken.
 func TestProxyShutdown(t *testing.T) {
 	server := miniredis.RunT(t)
-	begun, end := make(chan struct{}), make(chan struct{})
-	up := newCounter(t, func(w http.ResponseWriter, _ *http.Request) {
-		close(begun)
-		<-end
+	begun, end := make(chan struct{}, 1), make(chan struct{})
+	up := newCounter(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			begun <- struct{}{}
+			<-end
+		}
 		fmt.Fprint(w, "done")
 	})
-	redis := "--redis=redis://" + server.Addr()
-	p := startProxy(t, up.URL, "--single-tenant", redis)
+	at := "--redis=redis://" + server.Addr()
+	p := startProxy(t, up.URL, "--single-tenant", at, "--admin=127.0.0.1:0")
+	ready := func() int {
+		got, err := send(t.Context(), http.MethodGet, p.admin+"/readyz", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.status
+	}
+	if got := ready(); got != http.StatusOK {
+		t.Errorf("ready: %d", got)
+	}
 	replies := make(chan reply, 1)
 	go func() {
 		got, err := send(t.Context(), http.MethodPost, p.url, "", "Idempotency-Key", "k")
@@ -520,6 +551,9 @@ func TestProxyShutdown(t *testing.T) {
 		}
 		return err != nil
 	})
+	if got := ready(); got != http.StatusServiceUnavailable {
+		t.Errorf("ready while it ends: %d", got)
+	}
 	select {
 	case status := <-p.status:
 		t.Fatalf("it ended with %d before its request did", status)
@@ -533,7 +567,7 @@ func TestProxyShutdown(t *testing.T) {
 	if p.status <- status; status != exitOK {
 		t.Errorf("status %d: %s", status, p.said)
 	}
-	next := startProxy(t, up.URL, "--single-tenant", redis)
+	next := startProxy(t, up.URL, "--single-tenant", at)
 	if got := post(t, next.url, "", "Idempotency-Key", "k"); got.body != "done" || !got.replayed() {
 		t.Errorf("%+v", got)
 	}
