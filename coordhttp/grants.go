@@ -25,7 +25,9 @@ type GrantTransport struct {
 // RoundTrip sends r with [GrantHeader]; a grant that r has in its header already stays.
 func (t *GrantTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if g, there := coordinator.GrantFrom(r.Context()); there && len(r.Header.Values(GrantHeader)) == 0 && !redirected(r) && (t.To == nil || t.To(r)) {
-		r = r.Clone(r.Context()) // a RoundTripper leaves its request as it is
+		if r = r.Clone(r.Context()); r.Header == nil { // a RoundTripper leaves its request as it is
+			r.Header = http.Header{}
+		}
 		r.Header.Set(GrantHeader, g.String())
 	}
 	return base(t.Base).RoundTrip(r)
@@ -67,6 +69,9 @@ type GrantGuard struct {
 // lower than the highest that it has seen for the resource, or as high and another owner's ([KindGrantStale]). The handler's
 // context carries the grant. A request that was let in is not stopped by a higher grant that comes while it runs: what the
 // handler writes is best fenced where it is written. (P3)
+//
+// It must stand behind authentication: a token proves nothing by itself, and who sends one that is higher than the holder's shuts the
+// holder out until a later grant, for up to a day. A token that is further ahead of Redis' clock is refused.
 func RequireGrant(g GrantGuard) (func(http.Handler) http.Handler, error) {
 	if g.Resource == nil {
 		return nil, invalid(errors.New("GrantGuard needs Redis and Resource"))
@@ -118,6 +123,8 @@ func (g *guard) admit(r *http.Request) (coordinator.Grant, *Problem) {
 	switch err := g.marks.Admit(r.Context(), resource, int64(grant.Token), grant.Owner); {
 	case err == nil:
 		return grant, nil
+	case errors.Is(err, highest.ErrAhead):
+		return grant, &Problem{Kind: KindGrantMalformed, Err: err, Detail: "The token is more than a day ahead of the clock. Send the grant as it was made, and mend the clock that it came from."}
 	case errors.Is(err, highest.ErrStale):
 		return grant, &Problem{Kind: KindGrantStale, Detail: "Somebody else has taken over since: stop this work.", Err: err}
 	default:

@@ -45,6 +45,7 @@ func TestRequireGrant(t *testing.T) {
 		t.Cleanup(func() { _ = rdb.Close() })
 		s := guarded(t, rdb)
 		a, b := owner("a"), owner("b")
+		high := fmt.Sprint(time.Now().Add(23 * time.Hour).UnixMicro())
 		wantProblem(t, s.post(t, "/x", ""), 428, coordhttp.KindGrantMissing)
 		wantProblem(t, s.post(t, "/x", "", coordhttp.GrantHeader, "7"), 400, coordhttp.KindGrantMalformed)
 		wantProblem(t, s.post(t, "/x", "", coordhttp.GrantHeader, "7."+a, coordhttp.GrantHeader, "7."+a), 400, coordhttp.KindGrantMalformed)
@@ -60,7 +61,7 @@ func TestRequireGrant(t *testing.T) {
 			{"/x", "9." + a, true},
 			{"/x", "7." + a, true},
 			{"/y", "1." + a, false}, // another resource
-			{"/x", "9007199254740991." + a, false},
+			{"/x", high + "." + a, false},
 			{"/x", "10." + b, true},
 		} {
 			r := s.post(t, c.path, "", coordhttp.GrantHeader, c.grant)
@@ -70,8 +71,15 @@ func TestRequireGrant(t *testing.T) {
 				t.Errorf("%s of %s: %+v", c.path, c.grant, r)
 			}
 		}
+		// What nobody was granted shuts nobody out.
+		for _, token := range []string{"9007199254740991", fmt.Sprint(time.Now().Add(25 * time.Hour).UnixMicro())} {
+			wantProblem(t, s.post(t, "/z", "", coordhttp.GrantHeader, token+"."+b), 400, coordhttp.KindGrantMalformed)
+		}
+		if r := s.post(t, "/z", "", coordhttp.GrantHeader, "7."+a); r.status != 200 {
+			t.Errorf("after tokens that are ahead: %+v", r)
+		}
 		p.kill(t)
-		wantProblem(t, s.post(t, "/x", "", coordhttp.GrantHeader, "9007199254740991."+a), 503, coordhttp.KindUnavailable)
+		wantProblem(t, s.post(t, "/x", "", coordhttp.GrantHeader, high+"."+a), 503, coordhttp.KindUnavailable)
 	})
 }
 
@@ -135,12 +143,14 @@ func TestGrantTransport(t *testing.T) {
 	for name, c := range map[string]struct {
 		transport *coordhttp.GrantTransport
 		plain     bool
+		bare      bool
 		own       string
 		want      string
 	}{
 		"sent":            {transport: &coordhttp.GrantTransport{}, want: "[" + g.String() + "]"},
 		"none to send":    {transport: &coordhttp.GrantTransport{}, plain: true, want: "[]"},
 		"its own":         {transport: &coordhttp.GrantTransport{}, own: "own", want: "[own]"},
+		"no header":       {transport: &coordhttp.GrantTransport{}, bare: true, want: "[" + g.String() + "]"},
 		"not for strange": {transport: &coordhttp.GrantTransport{To: func(*http.Request) bool { return false }}, want: "[]"},
 	} {
 		request, err := http.NewRequestWithContext(ctx, "POST", server.URL, nil)
@@ -152,6 +162,9 @@ func TestGrantTransport(t *testing.T) {
 		}
 		if c.own != "" {
 			request.Header.Set(coordhttp.GrantHeader, c.own)
+		}
+		if c.bare {
+			request.Header = nil
 		}
 		before := len(request.Header)
 		response, err := c.transport.RoundTrip(request)

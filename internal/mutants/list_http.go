@@ -116,6 +116,10 @@ var httpMutants = []mutant{
 		in("internal/highest/highest.go", " or string.sub(mark, 1, 16) == token and mark ~= ARGV[1]", ""), webOnFake("TestRequireGrant"),
 	},
 	{
+		"tokens that nobody was granted", "P3", "one made-up token shuts all holders out",
+		in("internal/highest/highest.go", "if tonumber(token) > time[1]", "if false and tonumber(token) > time[1]"), webOnFake("TestRequireGrant"),
+	},
+	{
 		"the highest grant is not kept", "P3", "a lower token is let in after a higher one",
 		in("internal/highest/highest.go", "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])", ""), webOnFake("TestRequireGrant"),
 	},
