@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,7 +45,7 @@ type Transport struct {
 type contextKey struct{}
 
 // WithKey returns a context whose requests have this key, such as one that was stored before the first try to survive a restart.
-// One key is for one request: with another one it is answered with 422.
+// One key is for one request: with another one it is answered with 422. A redirect that keeps method and body keeps the key.
 func WithKey(ctx context.Context, key string) context.Context {
 	return context.WithValue(ctx, contextKey{}, key)
 }
@@ -116,6 +117,15 @@ func (t *Transport) setKey(out *http.Request) error {
 			return nil
 		}
 	}
+	if out.Header == nil {
+		out.Header = http.Header{}
+	}
+	if out.Response != nil && out.Response.Request != nil { // a redirect, to the same operation elsewhere
+		if value := out.Response.Request.Header.Get(name); value != "" {
+			out.Header.Set(name, value)
+			return nil
+		}
+	}
 	key, given := out.Context().Value(contextKey{}).(string)
 	if !given {
 		var err error
@@ -129,9 +139,6 @@ func (t *Transport) setKey(out *http.Request) error {
 		if value, err = quoteKey(key); err != nil {
 			return invalid(fmt.Errorf("the key %q has bytes that no header can hold: %w", key, err))
 		}
-	}
-	if out.Header == nil {
-		out.Header = http.Header{}
 	}
 	out.Header.Set(name, value)
 	if _, err := readKey(out.Header, name, false); err != nil {
@@ -208,8 +215,7 @@ func readUnder(ctx context.Context, body io.ReadCloser, most int64) ([]byte, err
 func (t *Transport) verdict(response *http.Response, err error, pauses *backoff.ExponentialBackOff) (time.Duration, bool) {
 	pause := pauses.NextBackOff()
 	if err != nil {
-		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
-		return pause, !untrusted && !strings.Contains(err.Error(), "unsupported protocol scheme") // which stay as they are
+		return pause, !stays(err)
 	}
 	after, told := retryAfter(response.Header.Get("Retry-After"))
 	switch status := response.StatusCode; {
@@ -224,6 +230,15 @@ func (t *Transport) verdict(response *http.Response, err error, pauses *backoff.
 		return pause, after <= or(t.MaxPause, 10*time.Second)
 	}
 	return pause, true
+}
+
+// neverSent are what [http.Transport] says of requests that cannot be sent. It has no types for them.
+var neverSent = []string{"unsupported protocol scheme", "net/http: invalid ", "http: no Host in request URL", "http: nil Request."}
+
+// stays says whether an error is there for every try.
+func stays(err error) bool {
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	return untrusted || slices.ContainsFunc(neverSent, func(text string) bool { return strings.Contains(err.Error(), text) })
 }
 
 // replayed says whether an answer is a stored one, by either profile's header.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -217,5 +218,54 @@ func TestTransportEndsInTime(t *testing.T) {
 	end(errNet)
 	if err := <-result; err != nil && !errors.Is(err, errNet) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A request that cannot be sent is not tried again.
+func TestTransportGivesUpAtOnce(t *testing.T) {
+	for name, change := range map[string]func(r *http.Request){
+		"a header's value": func(r *http.Request) { r.Header.Set("X-Set", "a\nb") },
+		"a header's name":  func(r *http.Request) { r.Header["a b"] = []string{"c"} },
+		"a trailer's name": func(r *http.Request) { r.Trailer = http.Header{"a b": {"c"}} },
+		"a scheme":         func(r *http.Request) { r.URL.Scheme = "gopher" },
+		"a method":         func(r *http.Request) { r.Method = "A B" },
+		"no host":          func(r *http.Request) { r.URL.Host = "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			request, err := http.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1:1", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			change(request)
+			pauses := 0
+			transport := &Transport{wait: func(context.Context, time.Duration) error { pauses++; return nil }}
+			if response, err := transport.RoundTrip(request); err == nil || pauses > 0 {
+				t.Errorf("%+v, %v, tried %d times more", response, err, pauses)
+			}
+		})
+	}
+}
+
+// A redirect that repeats the request repeats its key, however often.
+func TestTransportKeepsItsKeyOverRedirects(t *testing.T) {
+	var keys []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		keys = append(keys, r.Header.Get("X-Key"))
+		switch r.URL.Path {
+		case "/":
+			http.Redirect(w, r, "/next", http.StatusTemporaryRedirect)
+		case "/next":
+			http.Redirect(w, r, "/last", http.StatusPermanentRedirect)
+		}
+	}))
+	t.Cleanup(server.Close)
+	client := &http.Client{Transport: &Transport{Header: "X-Key"}}
+	response, err := client.Post(server.URL, "text/plain", strings.NewReader("body"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if len(keys) != 3 || keys[0] == "" || keys[1] != keys[0] || keys[2] != keys[0] {
+		t.Errorf("%q", keys)
 	}
 }
