@@ -78,7 +78,7 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.pass(w, r)
 		return
 	case errors.Is(err, errNoKey):
-		m.problem(w, r, Problem{Kind: KindKeyMissing, Detail: "Send a " + m.header + " header with a key that is unique to the operation, a UUIDv7 best."})
+		m.problem(w, r, Problem{Kind: KindKeyMissing, Detail: "Send the " + m.header + " header, with a key that is unique to the operation, a UUIDv7 best."})
 		return
 	case err != nil:
 		m.problem(w, r, Problem{Kind: KindKeyMalformed, Detail: fmt.Sprintf("The %s header is not usable: %v.", m.header, err)})
@@ -86,7 +86,7 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	tenant, err := m.tenant(r)
 	if err != nil || tenant == "" {
-		m.problem(w, r, Problem{Kind: KindTenantUnknown, Err: err})
+		m.problem(w, r, Problem{Kind: KindTenantUnknown, Err: err, Detail: "Send the request with the credentials of the account that it is for, and the same key. Nothing was run."})
 		return
 	}
 	body, failed := m.read(w, r)
@@ -172,7 +172,7 @@ func (m *middleware) read(w http.ResponseWriter, r *http.Request) ([]byte, *Prob
 		err = fmt.Errorf("%d bytes instead of %d", body.Len(), r.ContentLength)
 	}
 	if err != nil {
-		return nil, &Problem{Kind: KindBodyUnreadable, Err: err}
+		return nil, &Problem{Kind: KindBodyUnreadable, Err: err, Detail: "The body ended early, or is not as long as it was said to be. Send the whole request again, with the same key. Nothing was run."}
 	}
 	return body.Bytes(), nil
 }
@@ -244,7 +244,7 @@ func problemOf(err error) Problem {
 	case errors.Is(err, coordinator.ErrInvalid):
 		p = Problem{Err: err, Kind: KindKeyMalformed, Detail: "The key says that it was made in the future. Mend the clock that it came from."}
 	case errors.Is(err, coordinator.ErrCorrupt):
-		p = Problem{Err: err, Kind: KindAnswerUnreadable}
+		p = unreadable(err)
 	}
 	return p
 }
@@ -436,20 +436,27 @@ func (o *operation) superseded(rec *recorder, a *answer, err error) {
 // replay answers with what is stored.
 func (o *operation) replay(result coordinator.Result) {
 	if result.Failed { // by an operator: a handler's answer is never stored so
-		o.problem(o.w, o.r, Problem{Kind: KindSettledAsFailed})
+		o.problem(o.w, o.r, Problem{Kind: KindSettledAsFailed, Detail: "Somebody has looked into it: it has not taken place as it was meant to, and this key does not run it again. Make a new key if it is to be tried anew."})
 		return
 	}
 	a, err := o.unseal(result.Payload)
 	if err != nil {
-		o.problem(o.w, o.r, Problem{Kind: KindAnswerUnreadable, Err: err})
+		o.problem(o.w, o.r, unreadable(err))
 		return
 	}
 	if a.unkept {
-		o.problem(o.w, o.r, Problem{Kind: KindNotReplayable, OriginalStatus: a.status})
+		o.problem(o.w, o.r, Problem{
+			Kind: KindNotReplayable, OriginalStatus: a.status,
+			Detail: "The answer was streamed, or too long. Look at what the operation has made; do not send it again with a new key.",
+		})
 		return
 	}
 	o.observe(o.r, OutcomeReplayed, nil)
 	replay(o.w, a, o.profile.ReplayedHeader)
+}
+
+func unreadable(err error) Problem {
+	return Problem{Kind: KindAnswerUnreadable, Err: err, Detail: "The service has to mend this. Look at what the operation has made; do not send it again with a new key."}
 }
 
 func (o *operation) unseal(stored []byte) (*answer, error) {

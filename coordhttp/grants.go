@@ -118,7 +118,7 @@ func (g *guard) admit(r *http.Request) (coordinator.Grant, *Problem) {
 	}
 	resource, err := g.Resource(r)
 	if err != nil || resource == "" {
-		return grant, &Problem{Kind: KindTenantUnknown, Err: err}
+		return grant, &Problem{Kind: KindTenantUnknown, Err: err, Detail: "It cannot be told what the request writes to. Send it with the credentials of the account that it is for."}
 	}
 	switch err := g.marks.Admit(r.Context(), resource, int64(grant.Token), grant.Owner); {
 	case err == nil:

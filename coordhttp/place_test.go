@@ -226,7 +226,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func wantProblem(t testing.TB, r *reply, status int, kind coordhttp.Kind) {
 	t.Helper()
-	if r.status != status || r.kind() != string(kind) {
+	if r.status != status || r.kind() != string(kind) || !strings.Contains(r.body, `"detail":"`) {
 		t.Errorf("%d %s %.200q; want %d %s", r.status, r.kind(), r.body, status, kind)
 	}
 }

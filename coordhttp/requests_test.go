@@ -307,7 +307,7 @@ func TestProblems(t *testing.T) {
 	c := coordtest.New(t).Coordinator
 	var runs atomic.Int64
 	r := serve(t, c, counted(&runs, 200), coordhttp.RequireKey(), coordhttp.ProblemBase("https://example.com/keys"), coordhttp.DescribedBy("https://example.com/policy")).post(t, "/", "")
-	want := `{"type":"https://example.com/keys#key-missing","title":"An idempotency key is required","status":400,"detail":"Send a Idempotency-Key header with a key that is unique to the operation, a UUIDv7 best."}` + "\n"
+	want := `{"type":"https://example.com/keys#key-missing","title":"An idempotency key is required","status":400,"detail":"Send the Idempotency-Key header, with a key that is unique to the operation, a UUIDv7 best."}` + "\n"
 	if r.body != want || r.header.Get("Link") != `<https://example.com/policy>; rel="describedby"` {
 		t.Errorf("%s %v", r.body, r.header)
 	}
