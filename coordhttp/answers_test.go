@@ -2,6 +2,7 @@ package coordhttp_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -202,12 +203,16 @@ func TestManyDuplicates(t *testing.T) {
 				close(replies)
 				counts := map[string]int{}
 				for r := range replies {
-					counts[fmt.Sprint(r.status, " ", r.kind(), r.header.Get("X-Run"), " ", r.header.Get("Idempotency-Replayed"))]++
+					what := r.body
+					if r.status != 201 {
+						what = r.kind()
+					}
+					counts[fmt.Sprint(r.status, " ", what, " ", r.header.Get("X-Run"), " ", r.header.Get("Idempotency-Replayed"))]++
 				}
-				if want := map[string]int{"201 1 ": 1, "201 1 true": 199}; wait > 0 && fmt.Sprint(counts) != fmt.Sprint(want) {
+				if want := map[string]int{"201 run 1 1 ": 1, "201 run 1 1 true": 199}; wait > 0 && fmt.Sprint(counts) != fmt.Sprint(want) {
 					t.Errorf("%v; want %v", counts, want)
 				}
-				if want := map[string]int{"201 1 ": 1, "409 in-progress ": 199}; wait == 0 && fmt.Sprint(counts) != fmt.Sprint(want) {
+				if want := map[string]int{"201 run 1 1 ": 1, "409 in-progress  ": 199}; wait == 0 && fmt.Sprint(counts) != fmt.Sprint(want) {
 					t.Errorf("%v; want %v", counts, want)
 				}
 				if g.runs.Load() != 1 {
@@ -244,7 +249,10 @@ func TestKeyExpired(t *testing.T) {
 // asked for.
 func TestRedisAway(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {
-		c := p.coordinator(t, coordinator.WithTimeout(300*time.Millisecond), coordinator.WithLease(2*time.Second))
+		c := p.coordinator(t, coordinator.WithTimeout(time.Second))
+		if err := c.Load(t.Context()); err != nil { // and so have connections
+			t.Fatal(err)
+		}
 		g, tenant := newGate(), unique(t)
 		as := coordhttp.Tenant(func(*http.Request) (string, error) { return tenant, nil })
 		closed, open := serveAs(t, c, g, as), serveAs(t, c, g, as, coordhttp.PassWhenUnavailable())
@@ -253,10 +261,10 @@ func TestRedisAway(t *testing.T) {
 			r, _ := closed.send(context.Background(), "POST", "/", "body", idem, "k")
 			done <- r
 		}()
-		<-g.begun
+		within(t, 20*time.Second, "the handler runs", g.begun)
 		p.kill(t)
 		close(g.release)
-		if r := <-done; r == nil || r.status != 201 || r.body != "run 1" || r.header.Get("Idempotency-Unstored") != "true" {
+		if r := within(t, 20*time.Second, "its answer", done); r == nil || r.status != 201 || r.body != "run 1" || r.header.Get("Idempotency-Unstored") != "true" {
 			t.Errorf("the answer of work that could not be stored: %+v", r)
 		}
 		r := closed.post(t, "/", "body", idem, "l")
@@ -310,6 +318,57 @@ func TestLapsed(t *testing.T) {
 				wantProblem(t, r, 409, coordhttp.KindUncertain)
 				if g.runs.Load() != 1 {
 					t.Errorf("ran %d times", g.runs.Load())
+				}
+			})
+		}
+	})
+}
+
+// What cannot be replayed, and what an operator has put in an answer's place.
+func TestOtherOutcomes(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *place) {
+		c := p.coordinator(t)
+		for name, handler := range map[string]http.HandlerFunc{
+			"streamed": func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush() },
+			"too long": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "text") },
+		} {
+			s := serve(t, c, handler, coordhttp.MaxAnswer(3), coordhttp.DescribedBy("https://example.com/policy"))
+			s.post(t, "/", "", idem, "k")
+			again := s.post(t, "/", "", idem, "k")
+			if wantProblem(t, again, 409, coordhttp.KindNotReplayable); again.header.Get("Link") != `<https://example.com/policy>; rel="describedby"` {
+				t.Errorf("%s: %v", name, again.header)
+			}
+		}
+		brief := p.coordinator(t, coordinator.WithLease(200*time.Millisecond), coordinator.WithMaxLifetime(200*time.Millisecond))
+		for name, settled := range map[string]struct {
+			with   coordinator.Resolution
+			status int
+			kind   coordhttp.Kind
+		}{
+			"failed":          {coordinator.Resolution{Failed: true}, 409, coordhttp.KindSettledAsFailed},
+			"none":            {coordinator.Resolution{Payload: []byte("receipt 17")}, 500, coordhttp.KindAnswerUnreadable},
+			"a newer version": {coordinator.Resolution{Payload: []byte("2pk")}, 500, coordhttp.KindAnswerUnreadable},
+		} {
+			t.Run(name, func(t *testing.T) {
+				var key coordinator.Key
+				s := serve(t, brief, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					key, _ = coordhttp.KeyFrom(r.Context())
+					<-r.Context().Done() // the end of its longest lease
+				}), coordhttp.Quarantine(), coordhttp.Problems(func(w http.ResponseWriter, r *http.Request, p coordhttp.Problem) {
+					w.Header().Set("X-Kind", string(p.Kind))
+					coordhttp.WriteProblem(w, r, p)
+				}))
+				wantProblem(t, s.post(t, "/", "", idem, "k"), 409, coordhttp.KindUncertain)
+				eventually(t, "it is settled", func() bool {
+					err := c.Resolve(t.Context(), key, settled.with)
+					if err != nil && !errors.Is(err, coordinator.ErrInProgress) {
+						t.Fatal(err)
+					}
+					return err == nil
+				})
+				r := s.post(t, "/", "", idem, "k")
+				if wantProblem(t, r, settled.status, settled.kind); r.header.Get("X-Kind") != string(settled.kind) {
+					t.Errorf("%v", r.header)
 				}
 			})
 		}
