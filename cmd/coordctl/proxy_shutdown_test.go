@@ -24,9 +24,9 @@ func TestProxyShutdownStores(t *testing.T) {
 			})
 			timeout := "--shutdown-timeout=20s"
 			if !back {
-				timeout = "--shutdown-timeout=200ms"
+				timeout = "--shutdown-timeout=500ms"
 			}
-			p := startProxy(t, up.URL, "--single-tenant", "--redis=redis://"+server.Addr()+"?max_retries=-1", "--redis-timeout=300ms", "--lease=1m", timeout)
+			p := startProxy(t, up.URL, "--single-tenant", "--redis=redis://"+server.Addr()+"?max_retries=-1", "--redis-timeout=2s", "--lease=1m", timeout)
 			if got := post(t, p.url, "", "Idempotency-Key", "k"); got.status != http.StatusCreated || got.header.Get("Idempotency-Unstored") != "true" {
 				t.Errorf("%+v", got)
 			}

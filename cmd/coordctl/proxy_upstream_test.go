@@ -114,7 +114,7 @@ func TestProxyUpstreamLate(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
-	up.ran(t, 2)
+	eventually(t, "both have reached it", func() bool { return up.runs.Load() == 2 })
 }
 
 // An answer that is cut off is not kept, whatever the profile.
@@ -241,12 +241,12 @@ func TestProxyReadTimeout(t *testing.T) {
 	t.Parallel()
 	up := newCounter(t, func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case <-time.After(500 * time.Millisecond): // longer than the timeout
+		case <-time.After(1300 * time.Millisecond): // longer than the timeout
 			fmt.Fprint(w, "done")
 		case <-r.Context().Done():
 		}
 	})
-	p := startProxy(t, up.URL, "--single-tenant", "--read-timeout", "200ms", "--no-detach")
+	p := startProxy(t, up.URL, "--single-tenant", "--read-timeout", "1s", "--no-detach")
 	for _, body := range []string{"", "x"} {
 		if got := post(t, p.url, body, "Idempotency-Key", "k"+body); got.body != "done" {
 			t.Errorf("%+v", got)
