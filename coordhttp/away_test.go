@@ -39,11 +39,11 @@ func TestUnstoredAnswersEnd(t *testing.T) {
 		h2     bool
 		answer func(w http.ResponseWriter)
 	}{
-		"HTTP/1":          {answer: long},
-		"HTTP/1, trailer": {answer: func(w http.ResponseWriter) { long(w); w.Header().Set(http.TrailerPrefix+"X-Sum", "1") }},
-		"HTTP/1, stream":  {answer: func(w http.ResponseWriter) { long(w); w.(http.Flusher).Flush() }},
-		"HTTP/2":          {h2: true, answer: long},
-		"HTTP/2, stream":  {h2: true, answer: func(w http.ResponseWriter) { long(w); w.(http.Flusher).Flush() }},
+		"HTTP 1":          {answer: long},
+		"HTTP 1, trailer": {answer: func(w http.ResponseWriter) { long(w); w.Header().Set(http.TrailerPrefix+"X-Sum", "1") }},
+		"HTTP 1, stream":  {answer: func(w http.ResponseWriter) { long(w); w.(http.Flusher).Flush() }},
+		"HTTP 2":          {h2: true, answer: long},
+		"HTTP 2, stream":  {h2: true, answer: func(w http.ResponseWriter) { long(w); w.(http.Flusher).Flush() }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -75,6 +75,7 @@ func TestUnstoredAnswersEnd(t *testing.T) {
 				site.Start()
 			}
 			t.Cleanup(site.Close)
+			t.Cleanup(func() { _ = c0.Close() }) // which ends what goes on
 			done := make(chan error, 1)
 			go func() {
 				done <- func() error {

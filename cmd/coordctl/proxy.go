@@ -134,7 +134,8 @@ func (p *proxyCommand) handler(c *coordinator.Coordinator, m *metrics, d *doors)
 // worthALine are outcomes that somebody has to look into.
 var worthALine = map[string]bool{
 	string(coordhttp.KindUnavailable): true, string(coordhttp.KindAnswerUnreadable): true, string(coordhttp.KindTenantUnknown): true,
-	coordhttp.OutcomeUnstored: true, coordhttp.OutcomeUnprotected: true,
+	string(coordhttp.KindUncertain): true,
+	coordhttp.OutcomeUnstored:       true, coordhttp.OutcomeUnprotected: true,
 }
 
 // connect returns a client, and what is to be called at the end. Without --redis there is a server within this program.

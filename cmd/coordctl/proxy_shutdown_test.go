@@ -87,6 +87,9 @@ func TestProxyQuarantine(t *testing.T) {
 				}
 			}
 			up.ran(t, 1)
+			if !strings.Contains(p.said.String(), "POST: uncertain: ") {
+				t.Errorf("nobody is told: %s", p.said)
+			}
 		})
 	}
 }

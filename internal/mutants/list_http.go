@@ -61,7 +61,7 @@ var httpMutants = []mutant{
 	},
 	{
 		"a client waits for the storing of its answer", "P8", "an answer that is there does not end before the lease does",
-		in("coordhttp/coordhttp.go", "o.background(func() { o.storeLater(lease, a) })", "o.storeLater(lease, a)"), web("^TestUnstoredAnswersEnd$"),
+		in("coordhttp/coordhttp.go", "o.background(func() { o.storeLater(lease, a) })", "o.storeLater(lease, a)"), web("^TestUnstoredAnswersEnd$/^HTTP_2$"),
 	},
 	{
 		"what is for quarantine is released", "P7", "work that ended with its lease, nobody knows how far it got, runs again",
