@@ -90,7 +90,7 @@ func TestRows(t *testing.T) {
 func missedAgain(t *testing.T, r row, name string) bool {
 	t.Helper()
 	for range 2 {
-		again, err := measure(t.Context(), tiny, []row{r}, nil)
+		again, err := measure(t.Context(), tiny, []row{r}, nil, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -96,6 +96,8 @@ func (g *Guard) admit(ctx context.Context, method string, req any) (grant coordi
 	switch {
 	case err == nil:
 		return grant, nil
+	case errors.Is(err, highest.ErrAhead):
+		return grant, refusal{reason: ReasonGrantMalformed, detail: "the token is more than a day ahead of the clock, so nobody was granted it; send the grant of the work at hand"}.status(ctx)
 	case errors.Is(err, highest.ErrStale):
 		return grant, refusal{reason: ReasonGrantStale, detail: "somebody else has taken over since; stop this work"}.status(ctx)
 	case ctx.Err() != nil:

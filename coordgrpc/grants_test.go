@@ -3,6 +3,7 @@ package coordgrpc_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,8 @@ func TestRequireGrant(t *testing.T) {
 		wantReason(t, s.call(t, "x"), codes.InvalidArgument, coordgrpc.ReasonGrantMissing)
 		wantReason(t, s.call(t, "x", token, "7"), codes.InvalidArgument, coordgrpc.ReasonGrantMalformed)
 		wantReason(t, s.call(t, "x", token, "7."+a, token, "7."+a), codes.InvalidArgument, coordgrpc.ReasonGrantMalformed)
+		wantReason(t, s.call(t, "x", token, "9007199254740991."+a), codes.InvalidArgument, coordgrpc.ReasonGrantMalformed) // nobody was granted that
+		soon := fmt.Sprint(time.Now().Add(time.Hour).UnixMicro())
 		for _, nobody := range []string{"nobody", ""} {
 			wantReason(t, s.call(t, nobody, token, "7."+a), codes.PermissionDenied, coordgrpc.ReasonResourceUnknown)
 		}
@@ -67,7 +70,7 @@ func TestRequireGrant(t *testing.T) {
 			{"x", "10." + b, false},
 			{"x", "9." + a, true},
 			{"y", "1." + a, false}, // another resource
-			{"x", "9007199254740991." + a, false},
+			{"x", soon + "." + a, false},
 			{"x", "10." + b, true},
 		} {
 			r := s.call(t, c.resource, token, c.grant)
@@ -95,7 +98,7 @@ func TestRequireGrant(t *testing.T) {
 			_, _ = stream.Recv()
 		}
 		p.kill(t)
-		wantReason(t, s.call(t, "x", token, "9007199254740991."+a), codes.Unavailable, coordgrpc.ReasonUnavailable)
+		wantReason(t, s.call(t, "x", token, soon+"."+a), codes.Unavailable, coordgrpc.ReasonUnavailable)
 	})
 }
 
