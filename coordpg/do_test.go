@@ -817,3 +817,46 @@ func TestWrongRequestAfterLoss(t *testing.T) {
 		t.Errorf("%d are left", got)
 	}
 }
+
+// A connection that Do has given back is another caller's: what that one has begun on it is not rolled back.
+func TestDoLeavesOthersTransactionsAlone(t *testing.T) {
+	bank := newBank(t)
+	_, c := newRedis(t)
+	pool := newPool(t, bank.Config().ConnString(), func(config *pgxpool.Config) { config.MaxConns = 2 })
+	first, err := pool.Acquire(t.Context()) // so that who waits gets the connection of Do, the moment that it is given back
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Release()
+	type begun struct {
+		tx  pgx.Tx
+		err error
+	}
+	other := make(chan begun, 1)
+	_, _, err = Do(t.Context(), c, pool, newKey(""), func(ctx context.Context, tx pgx.Tx, l *Lease) (int64, error) {
+		go func() {
+			tx, err := pool.Begin(t.Context())
+			if err == nil {
+				_, err = tx.Exec(t.Context(), `UPDATE accounts SET balance = 1 WHERE id = '9'`)
+			}
+			other <- begun{tx, err}
+			first.Release() // for Do, which asks the ledger now
+		}()
+		time.Sleep(100 * time.Millisecond) // that one waits by now
+		_, err := (&completion{place: DefaultSchema, keep: defaultKeep}).write(ctx, bank, nil, l, []byte("7")) // somebody else was faster
+		return 0, err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	b := <-other
+	if b.err != nil {
+		t.Fatal(b.err)
+	}
+	if err := b.tx.Commit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := balance(t, bank, "9"); got != 1 {
+		t.Errorf("committed, and the balance is %d", got)
+	}
+}

@@ -59,15 +59,12 @@ func beginPgx(db Beginner, level pgx.TxIsoLevel) beginner[pgx.Tx] {
 		switch db := db.(type) {
 		case *pgx.Conn:
 			return beginConn(ctx, db, func() {}, level, first)
-		case interface {
-			Acquire(ctx context.Context) (*pgxpool.Conn, error)
-		}:
+		case *pgxpool.Pool: // and no type that embeds one, which may have a BeginTx of its own
 			conn, err := db.Acquire(ctx)
 			if err != nil {
 				return nil, nil, err
 			}
-			s, errFirst, err = beginConn(ctx, conn.Conn(), sync.OnceFunc(conn.Release), level, first)
-			return s, errFirst, err
+			return beginConn(ctx, conn.Conn(), conn.Release, level, first)
 		}
 		tx, err := db.BeginTx(ctx, pgx.TxOptions{IsoLevel: level})
 		if err != nil {
@@ -120,12 +117,12 @@ func beginConn(ctx context.Context, conn *pgx.Conn, giveBack func(), level pgx.T
 			sent, err = finishAtOnce(ctx, conn, last)
 			return sent, err
 		},
-		rollback: func() {
+		rollback: sync.OnceFunc(func() { // once all of it: the next borrower of the connection may be in a transaction of its own
 			if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
 				rollBack(ctx, tx)
 			}
 			giveBack()
-		},
+		}),
 	}
 	if err != nil {
 		s.rollback()

@@ -44,6 +44,10 @@ var pgMutants = []mutant{
 		in("coordpg/ledger.go", "$8, $9, $10) RETURNING true, completed_at", "$8, $9, $10) ON CONFLICT DO NOTHING RETURNING true, completed_at"), pg("^TestTwoWorkersWithOneKey$"),
 	},
 	{
+		"pg: a connection that was given back is rolled back", "P5", "the next borrower's transaction is lost, and its commit says nil",
+		in("coordpg/session.go", "rollback: sync.OnceFunc(func() { // once all of it: the next borrower of the connection may be in a transaction of its own\n\t\t\tif !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {\n\t\t\t\trollBack(ctx, tx)\n\t\t\t}\n\t\t\tgiveBack()\n\t\t}),", "rollback: func() {\n\t\t\tif !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {\n\t\t\t\trollBack(ctx, tx)\n\t\t\t}\n\t\t\tgiveBack()\n\t\t},"), pg("^TestDoLeavesOthersTransactionsAlone$"),
+	},
+	{
 		"pg: the ledger is not asked first", "P4", "work runs again whose outcome is known",
 		in("coordpg/session.go", "done = r.token != nil", "done = false"), pg("^TestDoAsksTheLedgerFirst$"),
 	},
