@@ -3,7 +3,9 @@ package coordpg
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -11,9 +13,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/onceward/coordinator"
+	"github.com/onceward/coordinator/internal/pgtest"
 )
 
 // cutter is a connection that is lost at the next commit: before the server has got it, or after, so that only the answer is.
@@ -21,6 +26,15 @@ type cutter struct {
 	net.Conn
 	plan *cuts
 	lost bool
+	gone bool // for the client; the server does not know yet
+}
+
+func (c *cutter) Close() error {
+	if c.gone {
+		time.AfterFunc(600*time.Millisecond, func() { c.Conn.Close() })
+		return nil
+	}
+	return c.Conn.Close()
 }
 
 type cuts struct {
@@ -29,6 +43,7 @@ type cuts struct {
 	after  int       // commits whose answers do not arrive
 	flight int       // commits that the server is still at when the connection is lost
 	cut    time.Time // when one in flight was lost
+	late   int       // commits that are on their way for longer than their connection seems to live
 	armed  atomic.Bool
 }
 
@@ -56,6 +71,9 @@ func (p *cuts) tracer() tracer {
 }
 
 func (c *cutter) Write(b []byte) (int, error) {
+	if c.gone {
+		return 0, errCut
+	}
 	if c.commits(b) {
 		c.plan.mu.Lock()
 		before, after := c.plan.before > 0, c.plan.before == 0 && c.plan.after > 0
@@ -69,7 +87,17 @@ func (c *cutter) Write(b []byte) (int, error) {
 			c.plan.flight--
 			c.plan.cut = time.Now()
 		}
+		late := !before && !after && c.plan.late > 0
+		if late {
+			c.plan.late--
+		}
 		c.plan.mu.Unlock()
+		if late {
+			b = bytes.Clone(b)
+			time.AfterFunc(300*time.Millisecond, func() { _, _ = c.Conn.Write(b) })
+			c.gone = true
+			return 0, errCut
+		}
 		if flight {
 			_, err := c.Conn.Write(b)
 			return 0, errors.Join(err, c.Conn.(*net.TCPConn).CloseWrite(), errCut) // the server still gets it; a reset would take it back
@@ -84,6 +112,9 @@ func (c *cutter) Write(b []byte) (int, error) {
 }
 
 func (c *cutter) Read(b []byte) (int, error) {
+	if c.gone {
+		return 0, errCut
+	}
 	n, err := c.Conn.Read(b)
 	if c.lost && err == nil { // the server has answered: it has committed
 		c.Conn.Close()
@@ -157,6 +188,153 @@ func TestCommitInFlight(t *testing.T) {
 		if got := balance(t, bank, "1"); got != 990 {
 			t.Errorf("balance %d", got)
 		}
+	}
+}
+
+// A commit that arrives when its client has given up the connection is waited for too: nothing else tells that it is to come.
+func TestLateCommit(t *testing.T) {
+	for _, resource := range []string{"", "1"} {
+		for _, alone := range []bool{false, true} {
+			bank := newBank(t)
+			plan := &cuts{late: 1}
+			pool := newPool(t, bank.Config().ConnString(), func(config *pgxpool.Config) {
+				config.ConnConfig.Tracer = plan.tracer()
+				dial := config.ConnConfig.DialFunc
+				config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					conn, err := dial(ctx, network, addr)
+					return &cutter{Conn: conn, plan: plan}, err
+				}
+			})
+			_, c := newRedis(t)
+			s := newStandby(t, c, bank)
+			if alone {
+				done, err := takeOver(t.Context(), s)
+				switched(t, done, err)
+			}
+			key, runs := newKey(resource), int64(0)
+			v, replayed, err := Do(t.Context(), c, pool, key, func(ctx context.Context, tx pgx.Tx, l *Lease) (int64, error) {
+				runs++
+				_, err := withdraw("1", 10)(ctx, tx, l)
+				return runs, err
+			}, WithStandby(s))
+			if v != 1 || replayed || err != nil || runs != 1 || plan.late != 0 {
+				t.Errorf("resource %q, alone %v: %d, %v, %v after %d runs", resource, alone, v, replayed, err, runs)
+			}
+			if e, err := Lookup(t.Context(), bank, key); err != nil || string(e.Result.Payload) != "1" {
+				t.Error(e, err)
+			}
+			if got := balance(t, bank, "1"); got != 990 {
+				t.Errorf("balance %d", got)
+			}
+		}
+	}
+}
+
+// What the server answers to a commit is certain, and so is what could not be sent: neither is asked of the ledger or run again.
+func TestCommitsThatFailForCertain(t *testing.T) {
+	pool := newBank(t)
+	_, c := newRedis(t)
+	for _, code := range []string{"P0001", "57014"} {
+		exec(t, pool, `CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '`+code+`'; END $$`)
+		exec(t, pool, `DROP TRIGGER IF EXISTS refuse ON accounts`)
+		exec(t, pool, `CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON accounts DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`)
+		for by, do := range doers(c, pool) {
+			runs := 0
+			_, _, err := do(t.Context(), newKey(""), func(*Lease) error { runs++; return nil })
+			if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != code || runs != 1 || errors.Is(err, coordinator.ErrUnknown) {
+				t.Errorf("%s by %s: %d runs, %v", code, by, runs, err)
+			}
+		}
+	}
+	conn, err := pgx.Connect(t.Context(), pool.Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for name, db := range map[string]Beginner{"pool": pool, "wrapped": onlyBegins{pool}, "connection": conn} {
+		runs := 0
+		_, _, err := Do(t.Context(), c, db, newKey(""), func(ctx context.Context, tx pgx.Tx, l *Lease) (int, error) {
+			runs++
+			rows, err := tx.Query(ctx, `SELECT generate_series(1, 100000)`)
+			rows.Next()
+			return 0, err
+		})
+		if !errors.Is(err, coordinator.ErrInvalid) || runs != 1 {
+			t.Errorf("rows left open, %s: %d runs, %v", name, runs, err)
+		}
+	}
+	runs := 0
+	_, _, err = DoSQL(t.Context(), c, stdlib.OpenDBFromPool(pool), newKey(""), func(ctx context.Context, tx *sql.Tx, l *Lease) (int, error) {
+		runs++
+		rows, err := tx.QueryContext(ctx, `SELECT generate_series(1, 100000)`)
+		rows.Next()
+		return 0, err
+	})
+	if err == nil || runs != 1 { // its driver does not say why
+		t.Errorf("rows left open, database/sql: %d runs, %v", runs, err)
+	}
+}
+
+// A call does not outlive its context for long, whatever its commit waits for.
+func TestCommitEndsSoonAfterItsContext(t *testing.T) {
+	pool := newBank(t)
+	_, c := newRedis(t)
+	exec(t, pool, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END'`)
+	exec(t, pool, `CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON accounts DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()`)
+	for by, do := range doers(c, pool) {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		begun := time.Now()
+		_, _, err := do(ctx, newKey(""), nil)
+		if took := time.Since(begun); err == nil || took > 300*time.Millisecond+3*tidyTime {
+			t.Errorf("%s: %v after %v", by, err, took)
+		}
+		cancel()
+	}
+}
+
+// A commit that no synchronous standby has confirmed does not count, not even when its wait for them is cut short and everybody can
+// see it.
+func TestStalledStandby(t *testing.T) {
+	server := pgtest.Run(t)
+	pool := newPool(t, server.URL())
+	if _, err := Migrate(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	standbys := func(names string) {
+		t.Helper()
+		exec(t, pool, `ALTER SYSTEM SET synchronous_standby_names = '`+names+`'`)
+		exec(t, pool, `SELECT pg_reload_conf()`)
+		eventually(t, func() error { // a moment after the reload a commit waits, or does not
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if _, err := pool.Exec(ctx, `SELECT pg_logical_emit_message(true, 'test', '')`); (err != nil) != (names != "") {
+				return fmt.Errorf("not yet: %w", err)
+			}
+			return nil
+		})
+	}
+	_, c := newRedis(t)
+	key, runs := newKey("1"), 0
+	do := func(patience time.Duration) (int, bool, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		return Do(ctx, c, pool, key, func(context.Context, pgx.Tx, *Lease) (int, error) {
+			runs++
+			return 7, nil
+		})
+	}
+	standbys("nobody")
+	for range 2 {
+		if v, _, err := do(500 * time.Millisecond); !errors.Is(err, coordinator.ErrUnknown) {
+			t.Errorf("%d, %v", v, err)
+		}
+	}
+	if _, err := c.Result(t.Context(), key, nil); err == nil {
+		t.Error("Redis was told that it is done")
+	}
+	standbys("")
+	if v, replayed, err := do(10 * time.Second); v != 7 || !replayed || err != nil || runs != 1 {
+		t.Errorf("%d, %v, %v, %d runs", v, replayed, err, runs)
 	}
 }
 

@@ -174,7 +174,9 @@ func (raw) Unmarshal(data []byte, v any) error { *v.(*[]byte) = data; return nil
 // fn must leave tx open, and its context ends with ctx or the lease. It runs again after a deadlock, a
 // serialization failure or a lost connection ([Retryable]), up to ten times. An error or a panic of fn rolls back and releases
 // the key; a [coordinator.Final] error rolls back, and is stored as the operation's outcome.
-// If the answer to the commit is lost, Do finds out by the ledger; ErrUnknown: it could not, call again.
+// If the answer to the commit is lost, Do finds out by the ledger; ErrUnknown: it could not, call again. A commit is not cut short
+// at once when ctx ends, so Do may return some three seconds after that: one each for the commit, for finding out, and for tidying up.
+// Where the server waits for synchronous standbys, nil says that they have the outcome.
 //
 // If the key has a resource, the transaction is admitted to it first, as by [Admit]: it locks the resource's row until it ends.
 // The server ends a transaction that stands still for longer than [IdleFor].
@@ -355,8 +357,8 @@ func (op *operation[Tx]) underDatabase(ctx context.Context) (*outcome, error) {
 }
 
 func (op *operation[Tx]) highWater(ctx context.Context) (mark coordinator.Token, err error) {
-	err = op.reading(ctx, func(q Querier) (err error) {
-		mark, err = HighWater(ctx, q, op.key.Resource, inSchema(op.place))
+	err = op.reading(ctx, func(s *session[Tx]) (err error) {
+		mark, err = HighWater(ctx, s.q, op.key.Resource, inSchema(op.place))
 		return err
 	})
 	return mark, err
@@ -364,20 +366,22 @@ func (op *operation[Tx]) highWater(ctx context.Context) (mark coordinator.Token,
 
 // lookup asks the ledger, in a transaction of its own.
 func (op *operation[Tx]) lookup(ctx context.Context) (e *Entry, err error) {
-	err = op.reading(ctx, func(q Querier) (err error) {
-		e, err = lookup(ctx, q, op.place, op.key)
-		return err
+	err = op.reading(ctx, func(s *session[Tx]) (err error) {
+		if e, err = lookup(ctx, s.q, op.place, op.key); err != nil {
+			return err
+		}
+		return op.confirm(ctx, s)
 	})
 	return e, err
 }
 
-func (op *operation[Tx]) reading(ctx context.Context, read func(Querier) error) error {
+func (op *operation[Tx]) reading(ctx context.Context, read func(*session[Tx]) error) error {
 	s, _, err := op.begin(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("coordpg: begin: %w", err)
 	}
 	defer s.rollback()
-	return read(s.q)
+	return read(s)
 }
 
 const runs = 10

@@ -833,7 +833,7 @@ func TestDoLeavesOthersTransactionsAlone(t *testing.T) {
 		err error
 	}
 	other := make(chan begun, 1)
-	_, _, err = Do(t.Context(), c, pool, newKey(""), func(ctx context.Context, tx pgx.Tx, l *Lease) (int64, error) {
+	v, replayed, err := Do(t.Context(), c, pool, newKey(""), func(ctx context.Context, tx pgx.Tx, l *Lease) (int64, error) {
 		go func() {
 			tx, err := pool.Begin(t.Context())
 			if err == nil {
@@ -842,12 +842,12 @@ func TestDoLeavesOthersTransactionsAlone(t *testing.T) {
 			other <- begun{tx, err}
 			first.Release() // for Do, which asks the ledger now
 		}()
-		time.Sleep(100 * time.Millisecond) // that one waits by now
+		time.Sleep(100 * time.Millisecond)                                                                     // that one waits by now
 		_, err := (&completion{place: DefaultSchema, keep: defaultKeep}).write(ctx, bank, nil, l, []byte("7")) // somebody else was faster
 		return 0, err
 	})
-	if err != nil {
-		t.Error(err)
+	if v != 7 || !replayed || err != nil {
+		t.Error(v, replayed, err)
 	}
 	b := <-other
 	if b.err != nil {

@@ -50,6 +50,7 @@ func (p place) admitted(ctx context.Context, tx Querier, resource string, g coor
 
 // BeginFunc runs fn in a transaction that is admitted to the resource, as by [Admit], and commits it unless fn returns an
 // error. With a pool or a connection of pgx the admission goes out with the BEGIN, and costs no round trip.
+// ErrUnknown: the answer to the commit was lost, so fn's effects may be there or not. [Do] knows, by its ledger.
 func BeginFunc(ctx context.Context, db Beginner, resource string, g coordinator.Grant, fn func(pgx.Tx) error, opts ...Option) error {
 	p, err := fenced(resource, g, opts)
 	if err != nil {
@@ -66,7 +67,13 @@ func BeginFunc(ctx context.Context, db Beginner, resource string, g coordinator.
 	if err := fn(s.tx); err != nil {
 		return err
 	}
-	return explain(s.tx.Commit(ctx), coordinator.Key{}, g)
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("coordpg: not committed: %w", cause)
+	}
+	if err = s.tx.Commit(ctx); err != nil && unsure(err) {
+		return &coordinator.UnknownError{Key: coordinator.Key{Resource: resource}, Err: fmt.Errorf("coordpg: the answer to the commit was lost: %w", err)}
+	}
+	return explain(err, coordinator.Key{}, g)
 }
 
 func fenced(resource string, g coordinator.Grant, opts []Option) (place, error) {

@@ -612,3 +612,26 @@ func TestBeginFunc(t *testing.T) {
 		return nil
 	})
 }
+
+// After a commit whose answer was lost nobody knows, and running it again by itself could do it twice.
+func TestBeginFuncWhoseCommitIsInDoubt(t *testing.T) {
+	bank := newBank(t)
+	plan := &cuts{after: 1}
+	pool := newPool(t, bank.Config().ConnString(), func(config *pgxpool.Config) {
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return &cutter{Conn: conn, plan: plan}, err
+		}
+	})
+	err := BeginFunc(t.Context(), pool, "account/1", grant(1, 1), func(tx pgx.Tx) error {
+		_, err := withdraw("1", 10)(t.Context(), tx, nil)
+		return err
+	})
+	if !errors.Is(err, coordinator.ErrUnknown) || Retryable(err) {
+		t.Errorf("%v, retryable %v", err, Retryable(err))
+	}
+	if got := balance(t, bank, "1"); got != 990 {
+		t.Errorf("balance %d", got)
+	}
+}

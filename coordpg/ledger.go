@@ -3,11 +3,10 @@ package coordpg
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/onceward/coordinator"
 )
@@ -92,7 +91,7 @@ func lookup(ctx context.Context, db Querier, p place, key coordinator.Key) (*Ent
 	var r row
 	err := db.QueryRow(ctx, p.sql(`SELECT `+entryColumns+` FROM @schema.ledger AS e WHERE e.scope = $1 AND e.id = $2 AND e.resource = $3`),
 		[]byte(key.Scope), []byte(key.ID), []byte(key.Resource)).Scan(r.columns()...)
-	if errors.Is(err, pgx.ErrNoRows) {
+	if errors.Is(err, sql.ErrNoRows) { // pgx's own is that too
 		return nil, fmt.Errorf("%w: the ledger has no outcome", coordinator.ErrNotFound)
 	}
 	if err != nil {

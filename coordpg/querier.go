@@ -42,7 +42,7 @@ func (q querier) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 // serialization failure, or a server that was shut down or lost before the commit was sent. Not after a
 // commit: what a lost answer to that means only the ledger can tell. [Do] runs again by itself.
 func Retryable(err error) bool {
-	if errors.Is(err, coordinator.ErrUnknown) {
+	if errors.Is(err, coordinator.ErrUnknown) || busy(err) {
 		return false
 	}
 	if errors.Is(err, errNotCommitted) {
@@ -65,6 +65,11 @@ func Retryable(err error) bool {
 		errors.Is(err, sql.ErrConnDone) || isNetwork && !network.Timeout() || err != nil && strings.Contains(err.Error(), "conn closed")
 }
 
+// busy reports whether rows are still open, so that nothing could be sent. pgx has no other mark for that than its words.
+func busy(err error) bool { return err != nil && strings.HasSuffix(err.Error(), errBusy.Error()) }
+
+var errBusy = errors.New("conn busy")
+
 // What the functions of the schema raise.
 const (
 	raisedStale     = "ON001"
@@ -81,6 +86,9 @@ func explain(err error, key coordinator.Key, g coordinator.Grant) error {
 	if !ok {
 		if err == nil {
 			return nil
+		}
+		if busy(err) {
+			return fmt.Errorf("%w: the work has left rows open; it must close them: %w", coordinator.ErrInvalid, err)
 		}
 		return fmt.Errorf("coordpg: %w", err)
 	}

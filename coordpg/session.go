@@ -1,6 +1,8 @@
 package coordpg
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -19,8 +21,8 @@ import (
 )
 
 const (
-	// tidyTime is for what goes on after the caller has gone: a commit, a rollback.
-	tidyTime = 5 * time.Second
+	// tidyTime is for what goes on after the caller has gone: a commit, a question what has become of it, a rollback.
+	tidyTime = time.Second
 	// doubtTime is how long Do tries to learn what has become of a commit, unless it is set otherwise.
 	doubtTime = 15 * time.Second
 )
@@ -86,6 +88,16 @@ func beginPgx(db Beginner, level pgx.TxIsoLevel) beginner[pgx.Tx] {
 	}
 }
 
+// outliving returns a context that ends d after ctx.
+func outliving(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return longer, func() {
+		stop()
+		cancel()
+	}
+}
+
 func rollBack(ctx context.Context, tx pgx.Tx) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
 	defer cancel()
@@ -134,7 +146,12 @@ func beginConn(ctx context.Context, conn *pgx.Conn, giveBack func(), level pgx.T
 // finishAtOnce sends the last statement and the commit together: where the statement fails the server does not come to
 // the commit.
 func finishAtOnce(ctx context.Context, conn *pgx.Conn, last *query) (sent bool, err error) {
-	if !conn.IsClosed() && conn.PgConn().TxStatus() == 'I' {
+	switch {
+	case conn.IsClosed():
+		return false, pgconn.ErrConnClosed
+	case conn.PgConn().IsBusy():
+		return false, errBusy
+	case conn.PgConn().TxStatus() == 'I':
 		return false, errNotOpen
 	}
 	var both pgx.Batch
@@ -193,6 +210,9 @@ func (tx *connTx) end(ctx context.Context, how string) error {
 		return pgx.ErrTxClosed
 	}
 	tag, err := tx.conn.Exec(ctx, how)
+	if err != nil && how == "rollback" { // as pgx does: rows that were left open, say; nobody is to go on in this transaction
+		_ = tx.conn.Close(ctx)
+	}
 	if err == nil && how == "commit" && tag.String() != "COMMIT" {
 		return pgx.ErrTxCommitRollback
 	}
@@ -286,7 +306,11 @@ func (op *operation[Tx]) once(ctx context.Context, l *Lease, final error) (*outc
 	}
 	defer s.rollback()
 	if e != nil {
-		return op.stored(e, l)
+		out, err := op.stored(e, l)
+		if err == nil {
+			err = op.confirm(ctx, s)
+		}
+		return out, err
 	}
 	c := &completion{place: op.place, keep: op.keep}
 	var payload []byte
@@ -308,8 +332,8 @@ func (op *operation[Tx]) once(ctx context.Context, l *Lease, final error) (*outc
 		}
 		c.events = append(op.events[:len(op.events):len(op.events)], l.events...)
 	}
-	// A commit is not cut short with its context: that would only make its outcome unknown.
-	committing, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTime)
+	// A commit is not cut short at once with its context: that would only make its outcome unknown.
+	committing, cancel := outliving(ctx, tidyTime)
 	defer cancel()
 	done := &outcome{result: coordinator.Result{Payload: payload, Failed: c.failed, Token: l.grant.Token}}
 	var first bool
@@ -319,43 +343,41 @@ func (op *operation[Tx]) once(ctx context.Context, l *Lease, final error) (*outc
 	}
 	last.row = []any{&first, &done.result.CompletedAt}
 	sent, err := s.finish(committing, last)
-	switch {
-	case err == nil:
+	if err == nil {
 		return done, nil
-	case sent && !refused(err):
-		s.rollback()
-		return op.doubt(ctx, l, c, done, err)
 	}
-	err = explain(err, op.key, l.grant)
-	if errors.Is(err, coordinator.ErrCompleted) {
-		s.rollback()
-		e, err := op.lookup(ctx)
-		if errors.Is(err, coordinator.ErrNotFound) {
-			return nil, fmt.Errorf("%w: the work has called Complete itself; under Do it returns the result, and Lease.Emit takes events", coordinator.ErrInvalid)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return op.stored(e, l)
+	s.rollback()
+	if sent && unsure(err) {
+		return op.doubt(ctx, l, done, err)
 	}
-	return nil, err
+	if err = explain(err, op.key, l.grant); !errors.Is(err, coordinator.ErrCompleted) {
+		return nil, err
+	}
+	e, err = op.lookup(ctx)
+	if errors.Is(err, coordinator.ErrNotFound) {
+		return nil, fmt.Errorf("%w: the work has called Complete itself; under Do it returns the result, and Lease.Emit takes events", coordinator.ErrInvalid)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return op.stored(e, l)
 }
 
-// refused reports whether err says for certain that the commit did not take place.
-func refused(err error) bool {
-	if errors.Is(err, pgx.ErrTxCommitRollback) {
-		return true
+// unsure reports whether a commit that failed by err may have taken place. The server's answer is certain unless it ends the
+// session, which it may do at any moment. What pgx calls safe to retry is not: it says so of answers that were lost, too.
+func unsure(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return cmp.Or(pg.SeverityUnlocalized, pg.Severity) != "ERROR"
 	}
-	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && len(pg.Code) == 5 && (pg.Code[:2] == "23" || pg.Code[:2] == "40") // constraints, rollbacks
+	return !errors.Is(err, pgx.ErrTxCommitRollback) && !errors.Is(err, pgx.ErrTxClosed) && !busy(err)
 }
 
-// stored is the outcome that the ledger has.
+// stored is the outcome that the ledger has. This run did not write it, so what it says counts, also if the grant is the same.
 func (op *operation[Tx]) stored(e *Entry, l *Lease) (*outcome, error) {
 	if err := e.matches(l.fingerprint); err != nil {
 		return nil, err
 	}
-	return &outcome{result: e.Result, replayed: !e.by(l.grant)}, nil
+	return &outcome{result: e.Result, replayed: true}, nil
 }
 
 // alone is the lease where the database grants.
@@ -387,25 +409,25 @@ func (op *operation[Tx]) open(ctx context.Context, l *Lease) (s *session[Tx], e 
 	switch {
 	case l.redis == nil:
 		first = &query{
-			sql:  op.place.sql(`SELECT o._done, o._token, ` + openColumns + ` FROM @schema.open_alone($1, $2, $3, $4, $5, $6, $7) AS o`),
-			args: []any{scope, id, resource, op.domain(), ownerOf(l.grant), idle, op.wait.Milliseconds()},
+			sql:  op.place.sql(`SELECT o._done, o._token, ` + openColumns + ` FROM @schema.open_alone($1, $2, $3, $4, $5, $6, $7, $8) AS o`),
+			args: []any{scope, id, resource, op.domain(), ownerOf(l.grant), runOf(l.grant), idle, op.wait.Milliseconds()},
 			row:  append([]any{&done, (*int64)(&l.grant.Token)}, r.columns()...),
 		}
 	case key.Resource != "":
 		first = &query{
-			sql:  op.place.sql(`SELECT ` + entryColumns + ` FROM @schema.open($1, $2, $3, $4, $5, $6, $7) AS e`),
-			args: []any{scope, id, resource, int64(l.grant.Token), ownerOf(l.grant), strconv.FormatInt(idle, 10), op.idle > 0},
+			sql:  op.place.sql(`SELECT ` + entryColumns + ` FROM @schema.open($1, $2, $3, $4, $5, $6, $7, $8) AS e`),
+			args: []any{scope, id, resource, int64(l.grant.Token), ownerOf(l.grant), runOf(l.grant), strconv.FormatInt(idle, 10), op.idle > 0},
 			row:  r.columns(),
 		}
 	default: // the columns of side are worked out in their order: first the lock, then who grants
 		first = &query{
 			sql: op.place.sql(`SELECT side.redis, ` + entryColumns + ` FROM (
-				SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')),
+				SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')), pg_advisory_xact_lock_shared($6),
 					CASE WHEN $5 OR current_setting('idle_in_transaction_session_timeout') = '0' THEN set_config('idle_in_transaction_session_timeout', $4, true) END,
 					(SELECT last_value % 2 = 1 FROM @schema.side) AS redis
 				OFFSET 0
 			) AS side LEFT JOIN @schema.ledger AS e ON e.scope = $1 AND e.id = $2 AND e.resource = $3`),
-			args: []any{scope, id, resource, strconv.FormatInt(idle, 10), op.idle > 0},
+			args: []any{scope, id, resource, strconv.FormatInt(idle, 10), op.idle > 0, runOf(l.grant)},
 			row:  append([]any{&redis}, r.columns()...),
 		}
 	}
@@ -452,14 +474,19 @@ func (op *operation[Tx]) domain() int64 {
 	return int64(binary.BigEndian.Uint64(sum[:8]))
 }
 
+// runOf is the number of the lock that every transaction of a grant holds from its first statement to its end.
+func runOf(g coordinator.Grant) int64 { return int64(binary.BigEndian.Uint64(ownerOf(g))) }
+
 // doubt finds out what has become of a commit whose answer did not come.
-func (op *operation[Tx]) doubt(ctx context.Context, l *Lease, c *completion, done *outcome, cause error) (*outcome, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), op.doubting)
+func (op *operation[Tx]) doubt(ctx context.Context, l *Lease, done *outcome, cause error) (*outcome, error) {
+	ctx, gone := outliving(ctx, tidyTime)
+	defer gone()
+	ctx, cancel := context.WithTimeout(ctx, op.doubting)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		out, err := op.probe(ctx, l, c, done)
+		out, err := op.probe(ctx, l, done)
 		switch {
 		case err == nil:
 			return out, nil
@@ -476,31 +503,36 @@ func (op *operation[Tx]) doubt(ctx context.Context, l *Lease, c *completion, don
 	}
 }
 
-// probe writes the same entry again, to roll it back. While the transaction in doubt lives this waits for its row; then there is
-// that row, or nothing and nothing to come.
-func (op *operation[Tx]) probe(ctx context.Context, l *Lease, c *completion, done *outcome) (*outcome, error) {
-	s, _, err := op.begin(ctx, nil)
+// probe waits until the transaction in doubt has ended, by the lock that it has held since it was opened: its commit may still be on
+// its way to the server. Then there is its entry, or nothing and nothing to come.
+func (op *operation[Tx]) probe(ctx context.Context, l *Lease, done *outcome) (*outcome, error) {
+	err := op.reading(ctx, func(s *session[Tx]) error {
+		return (&query{sql: `SELECT pg_advisory_xact_lock($1) IS NULL`, args: []any{runOf(l.grant)}, row: []any{new(bool)}}).ask(ctx, s.q)
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer s.rollback()
-	quiet := completion{place: c.place, keep: c.keep, failed: c.failed}
-	first, err := quiet.write(ctx, s.q, nil, l, done.result.Payload)
+	e, err := op.lookup(ctx)
 	switch {
-	case err == nil && first:
+	case errors.Is(err, coordinator.ErrNotFound):
 		return nil, errNotCommitted
-	case err == nil:
-		return done, nil
-	case errors.Is(err, coordinator.ErrCompleted):
-		s.rollback()
-		e, err := op.lookup(ctx)
-		if errors.Is(err, coordinator.ErrNotFound) {
-			return nil, errNotCommitted
-		}
-		if err != nil {
-			return nil, err
-		}
-		return op.stored(e, l)
+	case err != nil:
+		return nil, err
+	case e.by(l.grant) && e.Result.Failed == done.result.Failed && bytes.Equal(e.Result.Payload, done.result.Payload):
+		return &outcome{result: e.Result}, nil
 	}
-	return nil, err
+	return op.stored(e, l)
+}
+
+// confirm ends a transaction that has read an outcome, once that is on the standbys that commits wait for. An outcome whose own wait
+// for them was cut short can be seen all the same; whatever is logged after it waits for as much.
+func (op *operation[Tx]) confirm(ctx context.Context, s *session[Tx]) error {
+	sent, err := s.finish(ctx, &query{
+		sql: `SELECT CASE WHEN current_setting('synchronous_standby_names') <> '' THEN pg_logical_emit_message(true, 'coordpg', '') END IS NULL`,
+		row: []any{new(bool)},
+	})
+	if err != nil && sent && unsure(err) {
+		return &coordinator.UnknownError{Key: op.key, Err: fmt.Errorf("coordpg: the ledger has the outcome, and the synchronous standbys have not confirmed it: %w", err)}
+	}
+	return explain(err, op.key, coordinator.Grant{})
 }

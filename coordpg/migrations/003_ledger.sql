@@ -28,10 +28,11 @@ CREATE TABLE @schema.outbox (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
 -- The first statement of an operation on a resource: who grants, the fence, then what the ledger has, as all columns or all null.
--- The order matters: who waited at the fence must see what the one before has left. _idle is for how many ms the transaction may
+-- The order matters: who waited at the fence must see what the one before has left. _run is a lock that is held until the transaction
+-- ends, for whoever has to know that it has. _idle is for how many ms the transaction may
 -- stand still between statements, as a paused client must not keep its locks for ever; unless it is _strict, a limit that the session has
 -- by itself stands. Operations without a resource have a statement of their own in session.go, which costs half of this.
-CREATE FUNCTION @schema.open(_scope bytea, _id bytea, _resource bytea, _token bigint, _owner bytea, _idle text, _strict boolean)
+CREATE FUNCTION @schema.open(_scope bytea, _id bytea, _resource bytea, _token bigint, _owner bytea, _run bigint, _idle text, _strict boolean)
 RETURNS SETOF @schema.ledger LANGUAGE plpgsql AS $$
 DECLARE
     _set text;
@@ -40,6 +41,7 @@ BEGIN
     IF (SELECT last_value % 2 = 0 FROM @schema.side) THEN
         PERFORM @schema.stay(true);
     END IF;
+    _set := pg_advisory_xact_lock_shared(_run)::text;
     IF _strict OR current_setting('idle_in_transaction_session_timeout') = '0' THEN
         _set := set_config('idle_in_transaction_session_timeout', _idle, true);
     END IF;
@@ -62,7 +64,7 @@ $$;
 -- The same where this database grants: the lease is the transaction itself, by a lock on the key's domain. _wait_ms is for
 -- how long to wait for another holder. A token of 0 says that there still is one.
 CREATE FUNCTION @schema.open_alone(
-    _scope bytea, _id bytea, _resource bytea, _domain bigint, _owner bytea, _idle_ms bigint, _wait_ms bigint,
+    _scope bytea, _id bytea, _resource bytea, _domain bigint, _owner bytea, _run bigint, _idle_ms bigint, _wait_ms bigint,
     OUT _done boolean, OUT _entry @schema.ledger, OUT _token bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
@@ -71,6 +73,7 @@ BEGIN
     _token := 0;
     _done := false;
     PERFORM @schema.stay(false);
+    PERFORM pg_advisory_xact_lock_shared(_run);
     PERFORM set_config('idle_in_transaction_session_timeout', _idle_ms::text, true);
     _held := pg_try_advisory_xact_lock(_domain);
     IF NOT _held AND _wait_ms > 0 THEN

@@ -57,15 +57,39 @@ var pgMutants = []mutant{
 	},
 	{
 		"pg: a lost answer to a commit is a failure", "P7", "the caller is told that nothing was booked",
-		in("coordpg/session.go", "case sent && !refused(err):", "case sent && !refused(err) && l == nil:"), pg("^TestLostCommits$"),
+		in("coordpg/session.go", "if sent && unsure(err) {\n\t\treturn op.doubt", "if sent && unsure(err) && l == nil {\n\t\treturn op.doubt"), pg("^TestLostCommits$"),
 	},
 	{
 		"pg: a commit in doubt is done again", "P7", "nobody asks whether it took place",
-		in("coordpg/session.go", "return op.doubt(ctx, l, c, done, err)", "return nil, errNotCommitted"), pg("^TestCommitInFlight$"),
+		in("coordpg/session.go", "return op.doubt(ctx, l, done, err)", "return nil, errNotCommitted"), pg("^TestCommitInFlight$"),
 	},
 	{
 		"pg: a commit in doubt counts", "P7", "what never arrived is reported as done",
-		in("coordpg/session.go", "return op.doubt(ctx, l, c, done, err)", "return done, nil"), pg("^TestLostCommits$"),
+		in("coordpg/session.go", "return op.doubt(ctx, l, done, err)", "return done, nil"), pg("^TestLostCommits$"),
+	},
+	{
+		"pg: a commit on its way is not waited for", "P7", "the work runs beside a commit that arrives late",
+		in("coordpg/session.go", "SELECT pg_advisory_xact_lock($1) IS NULL", "SELECT $1::bigint IS NULL"), pg("^TestLateCommit$"),
+	},
+	{
+		"pg: what the server refused for certain is run again", "P7", "ten runs of what can never be committed",
+		in("coordpg/session.go", "return cmp.Or(pg.SeverityUnlocalized, pg.Severity) != \"ERROR\"", "return cmp.Or(pg.SeverityUnlocalized, pg.Severity) != \"ERROR\" || pg.Code[:2] != \"23\" && pg.Code[:2] != \"40\""), pg("^TestCommitsThatFailForCertain$"),
+	},
+	{
+		"pg: a commit that no standby has counts", "P7", "what a failover takes back was reported as done",
+		in("coordpg/session.go", "CASE WHEN current_setting('synchronous_standby_names') <> '' THEN", "CASE WHEN current_setting('synchronous_standby_names') = '?' THEN"), pg("^TestStalledStandby$"),
+	},
+	{
+		"pg: a commit outlives its context", "P5", "the caller has gone long ago, and its call waits on",
+		in("coordpg/session.go", "committing, cancel := outliving(ctx, tidyTime)", "committing, cancel := outliving(ctx, 5*tidyTime)"), pg("^TestCommitEndsSoonAfterItsContext$"),
+	},
+	{
+		"pg: a stored result is taken for this run's", "P4", "two callers get two results of one operation",
+		in("coordpg/session.go", "return &outcome{result: e.Result, replayed: true}, nil", "return &outcome{result: e.Result, replayed: !e.by(l.grant)}, nil"), pg("^TestDoLeavesOthersTransactionsAlone$"),
+	},
+	{
+		"pg: BeginFunc's commit in doubt may be repeated", "P7", "effects take place twice",
+		in("coordpg/fence.go", "err != nil && unsure(err) {", "err != nil && unsure(err) && false {"), pg("^TestBeginFuncWhoseCommitIsInDoubt$"),
 	},
 	{
 		"pg: Redis has the last word", "P4", "what was committed is reported as failed",
