@@ -20,6 +20,9 @@ import (
 // another. With REPEATABLE READ and SERIALIZABLE the one that waited ends with a serialization failure; with several
 // resources in one transaction admit them in a fixed order, or one of two may end as a deadlock's victim. Both are
 // [Retryable], and nothing was changed.
+//
+// While this database grants alone ([Standby]) leases of Redis are refused with ErrLeaseLost, and a switch waits for
+// transactions that were admitted.
 func Admit(ctx context.Context, tx Querier, resource string, g coordinator.Grant, opts ...Option) error {
 	p, err := fenced(resource, g, opts)
 	if err != nil {
@@ -28,10 +31,16 @@ func Admit(ctx context.Context, tx Querier, resource string, g coordinator.Grant
 	return p.admitted(ctx, tx, resource, g, p.admission(resource, g).ask(ctx, tx))
 }
 
-// admission is the statement that admits; it returns nothing where it does not.
+// admission is the statement that admits; it returns nothing where it does not. The columns of side are worked out in their order:
+// first the lock that a switch waits for, then who grants.
 func (p place) admission(resource string, g coordinator.Grant) *query {
 	return &query{sql: p.sql(`
-		INSERT INTO @schema.fences AS f (resource, token, owner, admitted) VALUES ($1, $2, $3, pg_current_xact_id())
+		INSERT INTO @schema.fences AS f (resource, token, owner, admitted)
+		SELECT $1::bytea, $2::bigint, $3::bytea, pg_current_xact_id() FROM (
+			SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')),
+				(SELECT last_value % 2 = 1 FROM @schema.side) OR current_setting('coordpg.alone', true) = 'on' AS grants
+			OFFSET 0
+		) AS side WHERE side.grants
 		ON CONFLICT (resource) DO UPDATE
 			SET token = excluded.token, owner = excluded.owner, admitted = excluded.admitted, seen_at = excluded.seen_at
 			WHERE f.token < excluded.token OR f.token = excluded.token AND f.owner = excluded.owner
@@ -126,6 +135,9 @@ type Update struct {
 // It returns how many rows there were. If one of them has seen a later grant the error is ErrStaleToken, nothing
 // is changed, and the transaction cannot be committed. A row that another transaction changes at the same moment, so
 // that Where no longer holds, counts as refused.
+//
+// It knows nothing of a [Standby]: after a switch a lease of the other side can change a row until a grant of the side that grants now
+// has changed it. Where that matters, call [Admit] in the same transaction, or use [Do].
 func FencedUpdate(ctx context.Context, tx Querier, g coordinator.Grant, u Update, opts ...Option) (rows int64, err error) {
 	p, err := placeOf(opts)
 	if err != nil {

@@ -491,3 +491,75 @@ func TestStandbyRefusesBadOptions(t *testing.T) {
 		}
 	}
 }
+
+// Fences count as long as the side of their grants does: a switch waits for who was admitted, and then refuses.
+func TestFencesHoldTheirSide(t *testing.T) {
+	pool := newBank(t)
+	guarded(t, pool)
+	_, c := newRedis(t)
+	s := newStandby(t, c, pool)
+	lease, err := c.Claim(t.Context(), newKey("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pay := func(tx pgx.Tx) error { _, err := withdraw("1", 10)(t.Context(), tx, nil); return err }
+	handed := make(chan error, 1)
+	over := false
+	if err := BeginFunc(t.Context(), pool, "account/1", lease.Grant(), func(tx pgx.Tx) error {
+		go func() {
+			_, err := takeOver(t.Context(), s)
+			handed <- err
+		}()
+		blocked(t, pool, 1)
+		over = true
+		return pay(tx)
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := <-handed; err != nil || !over {
+		t.Fatal(err, over)
+	}
+	for name, err := range map[string]error{
+		"BeginFunc": BeginFunc(t.Context(), pool, "account/1", lease.Grant(), pay),
+		"Admit": inTx(t.Context(), pool, "", func(tx pgx.Tx) error {
+			return errors.Join(Admit(t.Context(), tx, "account/1", lease.Grant()), pay(tx))
+		}),
+		"a new resource": BeginFunc(t.Context(), pool, "account/3", lease.Grant(), pay),
+	} {
+		if !errors.Is(err, coordinator.ErrLeaseLost) || errors.Is(err, coordinator.ErrStaleToken) {
+			t.Errorf("%s while the database grants: %v", name, err)
+		}
+	}
+	// Work that the database has granted may ask for more resources.
+	_, _, err = Do(t.Context(), c, pool, newKey("1"), func(ctx context.Context, tx pgx.Tx, l *Lease) (int64, error) {
+		if err := Admit(ctx, tx, "account/2", l.Grant()); err != nil {
+			return 0, err
+		}
+		if _, err := withdraw("2", 10)(ctx, tx, l); err != nil {
+			return 0, err
+		}
+		return withdraw("1", 10)(ctx, tx, l)
+	}, WithStandby(s))
+	if err != nil {
+		t.Error(err)
+	}
+	if a, b := balance(t, pool, "1"), balance(t, pool, "2"); a != 980 || b != 990 {
+		t.Errorf("balances %d and %d", a, b)
+	}
+	done, err := handBack(t.Context(), s)
+	switched(t, done, err)
+	if err := lease.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mark, err := HighWater(t.Context(), pool, "account/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := c.Claim(t.Context(), newKey("1"), coordinator.MinToken(mark))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := BeginFunc(t.Context(), pool, "account/1", next.Grant(), pay); err != nil {
+		t.Error(err)
+	}
+}

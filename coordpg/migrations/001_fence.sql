@@ -18,9 +18,14 @@ END $$;
 
 -- The functions that every operation calls are flat: one that calls another costs as much again.
 
--- Raises the mark of the resource, and keeps its row locked to the end of the transaction, or refuses.
+-- Raises the mark of the resource, and keeps its row locked to the end of the transaction, or refuses. It holds on to the side that
+-- grants, as stay does: Redis, but in transactions that this database has granted.
 CREATE FUNCTION @schema.admit(_resource bytea, _token bigint, _owner bytea) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1869505381, hashtext('@schema'));
+    IF current_setting('coordpg.alone', true) IS DISTINCT FROM 'on' AND (SELECT last_value % 2 = 0 FROM @schema.side) THEN
+        PERFORM @schema.stay(true);
+    END IF;
     INSERT INTO @schema.fences AS f (resource, token, owner, admitted)
     VALUES (_resource, _token, _owner, pg_current_xact_id())
     ON CONFLICT (resource) DO UPDATE

@@ -15,13 +15,17 @@ INSERT INTO @schema.standby DEFAULT VALUES;
 
 CREATE FUNCTION @schema.redis_grants() RETURNS boolean LANGUAGE sql AS $$ SELECT last_value % 2 = 1 FROM @schema.side $$;
 
--- Makes sure that the grants of this side count until the transaction ends: a switch waits for it.
+-- Makes sure that the grants of this side count until the transaction ends: a switch waits for it. What is admitted in one that this
+-- database has granted has a grant of this database's.
 CREATE FUNCTION @schema.stay(_redis boolean) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(1869505381, hashtext('@schema'));
     IF @schema.redis_grants() <> _redis THEN
         RAISE EXCEPTION USING ERRCODE = 'ON003',
             MESSAGE = CASE WHEN _redis THEN 'this database grants alone until Redis is back' ELSE 'Redis grants again' END;
+    END IF;
+    IF NOT _redis THEN
+        PERFORM set_config('coordpg.alone', 'on', true);
     END IF;
 END $$;
 

@@ -132,6 +132,14 @@ var pgMutants = []mutant{
 		in("coordpg/session.go", "case err == nil && !redis:", "case false:"), pg("^TestSwitchWaitsForTransactions$|^TestSwitchByHand$|^TestNeverBothSides$"),
 	},
 	{
+		"pg: admitted by Redis while it is away", "P1", "a fence lets the worker of the other side pass",
+		in("coordpg/fence.go", ") AS side WHERE side.grants", ") AS side"), pg("^TestFencesHoldTheirSide$"),
+	},
+	{
+		"pg: admitted without holding the side", "P1", "the database grants what Redis has granted",
+		in("coordpg/fence.go", "SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')),", "SELECT hashtext('@schema'),"), pg("^TestFencesHoldTheirSide$"),
+	},
+	{
 		"pg: handed back while somebody is cut off", "P1", "the sides change as often as two processes disagree",
 		in(pgSide, "WHERE pinned OR away_at > clock_timestamp() - _calm_ms * interval '1 millisecond'", "WHERE pinned"), pg("^TestNobodyHandsBackWhileOneCannotReachRedis$"),
 	},
