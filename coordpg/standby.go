@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/onceward/coordinator"
 )
 
@@ -16,7 +18,8 @@ import (
 // agree through it: [Do] with [WithStandby] asks the side that grants, and is refused by the other.
 //
 // There is no moment in which both sides grant: a transaction holds on to its side from its first statement to its end, and a
-// switch waits until those of the other side have ended, which [IdleFor] bounds. Meanwhile new ones wait. What was granted by
+// switch waits until those of the other side have ended, which [IdleFor] bounds. Meanwhile new ones wait: a switch by itself gives
+// way to them after a second, and tries again. What was granted by
 // Redis before a switch cannot be completed after it, until Redis grants again. Leases that never come to the
 // database are not held back; let a Fence in Redis refuse them.
 type Standby struct {
@@ -124,6 +127,9 @@ func (s *Standby) look(ctx context.Context) error {
 // not hand back what was taken over by hand. It waits until every transaction under a grant of Redis has ended, and reports
 // whether the side has changed. Where ctx ends first, the switch may still come about, unless the connection is of a kind that
 // asks the server to stop (pgconn.CancelRequestContextWatcherHandler); [Look] tells.
+//
+// db is a pool or a connection, and not a transaction, which is ErrInvalid: the side is changed for everybody before that
+// commits, and stays so if it is rolled back.
 func TakeOver(ctx context.Context, db Querier, reason string, opts ...Option) (changed bool, err error) {
 	return handByHand(ctx, db, false, reason, opts)
 }
@@ -138,6 +144,9 @@ func handByHand(ctx context.Context, db Querier, redis bool, reason string, opts
 	p, err := placeOf(opts)
 	if err != nil {
 		return false, err
+	}
+	if _, ok := db.(pgx.Tx); ok {
+		return false, fmt.Errorf("%w: a switch takes a pool or a connection, not a transaction, which could not be rolled back", coordinator.ErrInvalid)
 	}
 	return hand(ctx, db, p, redis, reason, nil)
 }

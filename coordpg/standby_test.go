@@ -563,3 +563,64 @@ func TestFencesHoldTheirSide(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A transaction that nobody ends keeps the side from changing, and nobody from working.
+func TestForgottenTransactionStopsNobody(t *testing.T) {
+	pool := newBank(t)
+	server, c := newRedis(t)
+	gone := miniredis.RunT(t)
+	cut := newCoordinator(t, gone.Addr(), coordinator.WithTimeout(300*time.Millisecond))
+	gone.Close()
+	forgotten, err := c.Claim(t.Context(), newKey("2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if err := Admit(t.Context(), tx, "account/2", forgotten.Grant()); err != nil {
+		t.Fatal(err)
+	}
+	s := newStandby(t, cut, pool, AwayFor(20*time.Millisecond), BackFor(300*time.Millisecond), Every(20*time.Millisecond))
+	runStandby(t, s)
+	blocked(t, pool, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for range 3 {
+		if _, _, err := Do(ctx, newCoordinator(t, server.Addr()), pool, newKey("1"), withdraw("1", 1)); err != nil {
+			t.Error(err)
+		}
+	}
+	if s.Alone() {
+		t.Error("switched while a transaction of the other side lives")
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	eventually(t, func() error {
+		if !s.Alone() {
+			return errors.New("not taken over")
+		}
+		return nil
+	})
+}
+
+// A switch in a transaction could not be rolled back.
+func TestSwitchIsNoPartOfATransaction(t *testing.T) {
+	pool := newBank(t)
+	for _, hand := range []func(context.Context, Querier, string, ...Option) (bool, error){TakeOver, HandBack} {
+		if err := inTx(t.Context(), pool, "", func(tx pgx.Tx) error { _, err := hand(t.Context(), tx, "test"); return err }); !errors.Is(err, coordinator.ErrInvalid) {
+			t.Error(err)
+		}
+	}
+	// Where the rest of a switch fails, the side has not changed.
+	exec(t, pool, `ALTER TABLE coordinator.standby ADD CHECK (reason <> 'refused')`)
+	if _, err := TakeOver(t.Context(), pool, "refused"); err == nil {
+		t.Fatal("not refused")
+	}
+	if s, err := Look(t.Context(), pool); err != nil || s.Alone {
+		t.Errorf("%+v, %v", s, err)
+	}
+}

@@ -30,9 +30,13 @@ BEGIN
 END $$;
 
 -- Hands over, once every transaction of the other side has ended. _calm_ms is null for a switch by hand; otherwise it is for how
--- long everybody must have reached Redis before that grants again. Returns whether anything changed.
+-- long everybody must have reached Redis before that grants again, and the wait for those transactions is short: new ones queue behind
+-- it. Returns whether anything changed. The sequence is set last, as no rollback takes that back.
 CREATE FUNCTION @schema.switch(_redis boolean, _reason text, _calm_ms bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
+    IF _calm_ms IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', '1s', true);
+    END IF;
     PERFORM pg_advisory_xact_lock(1869505381, hashtext('@schema'));
     IF _calm_ms IS NULL THEN
         UPDATE @schema.standby SET pinned = NOT _redis;
@@ -44,8 +48,8 @@ BEGIN
     IF @schema.redis_grants() = _redis THEN
         RETURN false;
     END IF;
-    PERFORM setval('@schema.side', (SELECT last_value + 1 FROM @schema.side));
     UPDATE @schema.standby SET switched_at = clock_timestamp(), reason = _reason,
         away_at = CASE WHEN _redis OR _calm_ms IS NULL THEN away_at ELSE clock_timestamp() END;
+    PERFORM setval('@schema.side', (SELECT last_value + 1 FROM @schema.side));
     RETURN true;
 END $$;

@@ -140,6 +140,10 @@ var pgMutants = []mutant{
 		in("coordpg/fence.go", "SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')),", "SELECT hashtext('@schema'),"), pg("^TestFencesHoldTheirSide$"),
 	},
 	{
+		"pg: a switch that keeps everybody waiting", "P8", "one transaction that nobody ends stops every other one",
+		in(pgSide, "PERFORM set_config('lock_timeout', '1s', true);", "NULL;"), pg("^TestForgottenTransactionStopsNobody$"),
+	},
+	{
 		"pg: handed back while somebody is cut off", "P1", "the sides change as often as two processes disagree",
 		in(pgSide, "WHERE pinned OR away_at > clock_timestamp() - _calm_ms * interval '1 millisecond'", "WHERE pinned"), pg("^TestNobodyHandsBackWhileOneCannotReachRedis$"),
 	},
