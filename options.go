@@ -256,6 +256,10 @@ func (s *settings) leastRetention() time.Duration {
 	return s.maxLifetime + s.graceOf(s.maxLifetime)
 }
 
+// LeastRetention returns the maximum lifetime and its grace: whatever else remembers outcomes, such as a ledger, must do so for as
+// long, as a holder of an older grant may live until then.
+func (c *Coordinator) LeastRetention() time.Duration { return c.leastRetention() }
+
 // fits refuses data that is too large to store.
 func (s *settings) fits(what string, data []byte) error {
 	if len(data) > s.maxPayload {

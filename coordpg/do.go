@@ -207,6 +207,9 @@ func do[T, Tx any](ctx context.Context, c *coordinator.Coordinator, key coordina
 	if err := checkKey(key); err != nil {
 		return v, false, err
 	}
+	if least := c.LeastRetention(); o.keep < least {
+		return v, false, fmt.Errorf("%w: the ledger keeps outcomes for %v; it must for %v, the maximum lifetime of a lease and its grace: use RetainFor", coordinator.ErrInvalid, o.keep, least)
+	}
 	var own T
 	op := &operation[Tx]{doing: o, c: c, key: key, begin: begin(o)}
 	op.work = func(ctx context.Context, tx Tx, l *Lease) (payload []byte, err error) {

@@ -525,7 +525,7 @@ func TestCompleteAndRecover(t *testing.T) {
 			if _, err := withdraw("1", 10)(t.Context(), tx, nil); err != nil {
 				return err
 			}
-			return Complete(t.Context(), tx, lease, []byte(result), RetainFor(time.Hour), Emit(Event{Topic: "paid"}))
+			return Complete(t.Context(), tx, lease, []byte(result), RetainFor(2*time.Hour), Emit(Event{Topic: "paid"}))
 		})
 	}
 	if err := book(first, "done"); err != nil {
@@ -594,13 +594,17 @@ func TestDoRefusesBadOptions(t *testing.T) {
 	pool := newBank(t)
 	_, c := newRedis(t)
 	for name, opt := range map[string]DoOption{
-		"nil": nil, "isolation": Isolation("snapshot"), "idle": IdleFor(0), "codec": WithCodec(nil), "retention": RetainFor(0),
+		"nil": nil, "isolation": Isolation("snapshot"), "idle": IdleFor(0), "codec": WithCodec(nil), "retention": RetainFor(time.Hour),
 		"topic": Emit(Event{}), "standby": WithStandby(nil), "lease": LeaseFor(time.Nanosecond), "schema": InSchema("No"),
 	} {
 		_, _, err := Do(t.Context(), c, pool, newKey("1"), withdraw("1", 1), opt)
 		if !errors.Is(err, coordinator.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	_, long := newRedis(t, coordinator.WithMaxLifetime(3*time.Hour))
+	if _, _, err := Do(t.Context(), long, pool, newKey("1"), withdraw("1", 1), RetainFor(3*time.Hour)); !errors.Is(err, coordinator.ErrInvalid) {
+		t.Errorf("an outcome that a lease outlives: %v", err)
 	}
 	if got := balance(t, pool, "1"); got != 1000 {
 		t.Errorf("balance %d", got)

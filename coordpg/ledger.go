@@ -152,6 +152,7 @@ type CompleteOption interface {
 }
 
 const (
+	leastKeep   = 2 * time.Hour // more than a lease can live where the coordinator is set to nothing else
 	defaultKeep = 30 * 24 * time.Hour
 	longestKeep = 100 * 366 * 24 * time.Hour
 )
@@ -159,8 +160,8 @@ const (
 type retainFor time.Duration
 
 func (d retainFor) keep(to *time.Duration) error {
-	if time.Duration(d) < time.Second || time.Duration(d) > longestKeep {
-		return fmt.Errorf("%w: RetainFor takes 1s to 100 years, not %v", coordinator.ErrInvalid, time.Duration(d))
+	if time.Duration(d) < leastKeep || time.Duration(d) > longestKeep {
+		return fmt.Errorf("%w: RetainFor takes %v to 100 years, not %v", coordinator.ErrInvalid, leastKeep, time.Duration(d))
 	}
 	*to = time.Duration(d)
 	return nil
@@ -168,8 +169,10 @@ func (d retainFor) keep(to *time.Duration) error {
 func (d retainFor) complete(o *completion) error { return d.keep(&o.keep) }
 func (d retainFor) do(o *doing) error            { return d.keep(&o.keep) }
 
-// RetainFor sets how long the ledger keeps the outcome: the default is 30 days. Until [Sweep] deletes it the operation
-// does not run again. Let it be no less than what Redis keeps ([coordinator.WithRetention]), and longer than any retry.
+// RetainFor sets how long the ledger keeps the outcome: the default is 30 days, the least 2h. Until [Sweep] deletes it the operation
+// does not run again. Let it be no less than what Redis keeps ([coordinator.WithRetention]), and longer than any retry. It must be longer
+// than a lease can live, or else a worker that was stopped before the outcome was written does the work again after it is gone: [Do]
+// refuses less than [coordinator.Coordinator.LeastRetention]; [Complete] cannot know that of a coordinator whose maximum lifetime was raised.
 func RetainFor(d time.Duration) CompleteOption { return retainFor(d) }
 
 // Complete writes the result of the lease's operation into the ledger, in the transaction of its effects: with its

@@ -24,9 +24,9 @@ type sweeping struct {
 	progress func(Swept)
 }
 
-const leastMarks = time.Hour
+const leastMarks = leastKeep
 
-// KeepFences sets how long the mark of a resource that nobody writes to is kept: 30 days unless set, at least 1h. Let it be longer
+// KeepFences sets how long the mark of a resource that nobody writes to is kept: 30 days unless set, at least 2h. Let it be longer
 // than any lease can live ([coordinator.WithMaxLifetime]): a worker older than that could pass where the mark is gone.
 func KeepFences(d time.Duration) SweepOption {
 	return func(s *sweeping) error {

@@ -176,6 +176,10 @@ var pgMutants = []mutant{
 		in("coordpg/relay.go", "\t\tif err := r.publish(ctx, events); err != nil {\n", "\t\tif err := r.publish(ctx, events); err != nil && false {\n"), pg("^TestRelay$"),
 	},
 	{
+		"pg: an outcome that a lease outlives", "P1", "a worker that was stopped for long does again what is forgotten",
+		in("coordpg/do.go", "o.keep < least {", "o.keep < 0*least {"), pg("^TestDoRefusesBadOptions$"),
+	},
+	{
 		"pg: outcomes are swept early", "P4", "an operation runs again within its retention",
 		in("coordpg/sweep.go", "WHERE expires_at < now() ORDER BY", "WHERE expires_at < now() + interval '2 days' ORDER BY"), pg("^TestSweep$"),
 	},
