@@ -23,6 +23,7 @@ type Lease struct {
 	attempt     int
 	fingerprint []byte
 	redis       *coordinator.Lease // nil where the database granted
+	ends        time.Time          // and when that ends
 	events      []Event
 }
 
@@ -81,6 +82,9 @@ func (f doOption) do(o *doing) error { return f(o) }
 // Fingerprint binds the key to what was asked for, as [coordinator.Fingerprint] does, in Redis and in the ledger.
 func Fingerprint(sum []byte) DoOption {
 	return doOption(func(o *doing) error {
+		if len(sum) == 0 || len(sum) > 64 { // asked here, as where the database grants there is no claim to ask
+			return fmt.Errorf("%w: Fingerprint takes 1 to 64 bytes, not %d", coordinator.ErrInvalid, len(sum))
+		}
 		o.fingerprint = sum
 		o.claim = append(o.claim, coordinator.Fingerprint(sum))
 		return nil
@@ -90,6 +94,9 @@ func Fingerprint(sum []byte) DoOption {
 // WaitUpTo waits for another holder's result, as [coordinator.WaitUpTo] does.
 func WaitUpTo(d time.Duration) DoOption {
 	return doOption(func(o *doing) error {
+		if d < 0 {
+			return fmt.Errorf("%w: WaitUpTo takes 0 and more, not %v", coordinator.ErrInvalid, d)
+		}
 		o.wait = d
 		o.claim = append(o.claim, coordinator.WaitUpTo(d))
 		return nil
@@ -100,6 +107,9 @@ func WaitUpTo(d time.Duration) DoOption {
 // lease, as nothing renews it there; 30s unless set.
 func LeaseFor(d time.Duration) DoOption {
 	return doOption(func(o *doing) error {
+		if d < 100*time.Millisecond {
+			return fmt.Errorf("%w: LeaseFor takes 100ms and more, not %v", coordinator.ErrInvalid, d)
+		}
 		o.lease = d
 		o.claim = append(o.claim, coordinator.LeaseFor(d))
 		return nil
@@ -129,12 +139,13 @@ func Isolation(level pgx.TxIsoLevel) DoOption {
 	})
 }
 
-// IdleFor sets how long the transaction may stand still between two statements until the server ends it, 1ms and more:
-// so a paused worker does not keep its locks for ever (P8). The default is the lease.
+// IdleFor sets how long the transaction may stand still between two statements until the server ends it, 1ms to 24 days:
+// so a paused worker does not keep its locks for ever (P8). The default is what is left of the lease when the transaction
+// begins. Renewals do not prolong it: work that calls something slow between two statements needs more. Such work is not run again.
 func IdleFor(d time.Duration) DoOption {
 	return doOption(func(o *doing) error {
-		if d < time.Millisecond {
-			return fmt.Errorf("%w: IdleFor takes 1ms and more, not %v", coordinator.ErrInvalid, d)
+		if d < time.Millisecond || d > longestIdle {
+			return fmt.Errorf("%w: IdleFor takes 1ms to %v, not %v", coordinator.ErrInvalid, longestIdle, d)
 		}
 		o.idle = d
 		return nil

@@ -393,6 +393,34 @@ func TestStandingStillEndsTheTransaction(t *testing.T) {
 	}
 }
 
+// Work that stands still for longer than it may fails once, although its lease is renewed, and is told what to set.
+func TestStandingStillIsNotRunAgain(t *testing.T) {
+	pool := newBank(t)
+	_, c := newRedis(t)
+	for by, do := range doers(c, pool) {
+		for _, alone := range []bool{false, true} {
+			s := newStandby(t, c, pool)
+			if alone {
+				done, err := takeOver(t.Context(), s)
+				switched(t, done, err)
+			}
+			runs := 0
+			slow := func(*Lease) error { runs++; time.Sleep(500 * time.Millisecond); return nil }
+			if _, _, err := do(t.Context(), newKey(""), slow, LeaseFor(200*time.Millisecond), WithStandby(s)); err == nil || runs != 1 || !strings.Contains(err.Error(), "IdleFor") && (by == "pgx" || alone) {
+				t.Errorf("%s, alone %v: %d runs, %v", by, alone, runs, err)
+			}
+			if alone {
+				done, err := handBack(t.Context(), s)
+				switched(t, done, err)
+				continue
+			}
+			if _, _, err := do(t.Context(), newKey(""), slow, LeaseFor(200*time.Millisecond), IdleFor(10*time.Second)); err != nil || runs != 2 {
+				t.Errorf("%s, allowed to: %d runs, %v", by, runs, err)
+			}
+		}
+	}
+}
+
 // What Redis has lost is asked of the ledger before work runs again, of keys with a resource and without.
 func TestDoAsksTheLedgerFirst(t *testing.T) {
 	for _, resource := range []string{"", "1"} {
@@ -593,14 +621,21 @@ func TestLedgerKeepsKeysApart(t *testing.T) {
 func TestDoRefusesBadOptions(t *testing.T) {
 	pool := newBank(t)
 	_, c := newRedis(t)
+	s := newStandby(t, c, pool)
+	done, err := takeOver(t.Context(), s) // by the options alone: there is no claim that would refuse them
+	switched(t, done, err)
 	for name, opt := range map[string]DoOption{
+		"nothing as a fingerprint": Fingerprint(nil), "a long fingerprint": Fingerprint(make([]byte, 65)), "a wait before now": WaitUpTo(-1), "idle for years": IdleFor(1e5 * time.Hour),
 		"nil": nil, "isolation": Isolation("snapshot"), "idle": IdleFor(0), "codec": WithCodec(nil), "retention": RetainFor(time.Hour),
 		"topic": Emit(Event{}), "standby": WithStandby(nil), "lease": LeaseFor(time.Nanosecond), "schema": InSchema("No"),
 	} {
-		_, _, err := Do(t.Context(), c, pool, newKey("1"), withdraw("1", 1), opt)
+		_, _, err := Do(t.Context(), c, pool, newKey("1"), withdraw("1", 1), WithStandby(s), opt)
 		if !errors.Is(err, coordinator.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if _, _, err := Do(t.Context(), c, pool, newKey("1"), withdraw("1", 0), WithStandby(s), LeaseFor(1e5*time.Hour), WaitUpTo(1e5*time.Hour)); err != nil {
+		t.Errorf("very long times: %v", err)
 	}
 	_, long := newRedis(t, coordinator.WithMaxLifetime(3*time.Hour))
 	if _, _, err := Do(t.Context(), long, pool, newKey("1"), withdraw("1", 1), RetainFor(3*time.Hour)); !errors.Is(err, coordinator.ErrInvalid) {

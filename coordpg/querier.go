@@ -45,13 +45,16 @@ func Retryable(err error) bool {
 	if errors.Is(err, coordinator.ErrUnknown) || busy(err) {
 		return false
 	}
+	if stoodStill(err) { // it would stand still again
+		return false
+	}
 	if errors.Is(err, errNotCommitted) {
 		return true
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pg.Code {
 		case "40001", "40P01", // serialization failure, deadlock
-			"57P01", "57P02", "57P03", "25P03": // the server shuts down, crashed, starts; the session stood still for too long
+			"57P01", "57P02", "57P03": // the server shuts down, crashed, starts
 			return true
 		}
 		return strings.HasPrefix(pg.Code, "08")
@@ -69,6 +72,12 @@ func Retryable(err error) bool {
 func busy(err error) bool { return err != nil && strings.HasSuffix(err.Error(), errBusy.Error()) }
 
 var errBusy = errors.New("conn busy")
+
+// stoodStill reports whether the server has ended a session that did nothing in its transaction for too long.
+func stoodStill(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "25P03"
+}
 
 // What the functions of the schema raise.
 const (
@@ -104,6 +113,8 @@ func explain(err error, key coordinator.Key, g coordinator.Grant) error {
 		return fmt.Errorf("%w: roll back, and Lookup has the outcome: %w", coordinator.ErrCompleted, err)
 	case raisedSide:
 		return fmt.Errorf("%w: %w: %w", coordinator.ErrLeaseLost, errOtherSide, err)
+	case "25P03":
+		return fmt.Errorf("coordpg: the transaction stood still for so long that the server ended it; IdleFor allows more (PublishWithin for a relay), or do slow work before it: %w", err)
 	case "3F000", "42P01", "42883": // no such schema, table, function
 		return fmt.Errorf("coordpg: the schema is not there, or not up to date (coordctl pg migrate makes it so): %w", err)
 	}

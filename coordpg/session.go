@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ const (
 	tidyTime = time.Second
 	// doubtTime is how long Do tries to learn what has become of a commit, unless it is set otherwise.
 	doubtTime = 15 * time.Second
+	// longestIdle is what fits into the server's settings, which are 32 bits of milliseconds.
+	longestIdle = math.MaxInt32 * time.Millisecond
 )
 
 // query is a statement that returns one row at most.
@@ -299,7 +302,6 @@ var (
 
 // once is one run of the transaction. With a final error there is no work, and that becomes the outcome.
 func (op *operation[Tx]) once(ctx context.Context, l *Lease, final error) (*outcome, error) {
-	opened := time.Now()
 	s, e, err := op.open(ctx, l)
 	if err != nil {
 		return nil, err
@@ -319,12 +321,16 @@ func (op *operation[Tx]) once(ctx context.Context, l *Lease, final error) (*outc
 	} else {
 		working := ctx
 		if l.redis == nil { // nobody else is let in before the server has ended a transaction that stands still
-			end := opened.Add(min(op.alone(), op.idling(l)) * 9 / 10)
 			var cancel context.CancelFunc
-			working, cancel = context.WithDeadlineCause(coordinator.ContextWithGrant(ctx, l.grant), end, coordinator.ErrLeaseLost)
+			working, cancel = context.WithDeadlineCause(coordinator.ContextWithGrant(ctx, l.grant), l.ends, coordinator.ErrLeaseLost)
 			defer cancel()
 		}
-		if payload, err = op.work(working, s.tx, l); err != nil {
+		if payload, err = op.work(working, s.tx, l); stoodStill(err) {
+			return nil, explain(err, op.key, l.grant)
+		} else if err != nil {
+			if l.redis == nil && errors.Is(context.Cause(working), coordinator.ErrLeaseLost) {
+				err = fmt.Errorf("%w: where the database grants, work ends after LeaseFor, and IdleFor: %w", coordinator.ErrLeaseLost, err)
+			}
 			return nil, err
 		}
 		if cause := context.Cause(working); cause != nil {
@@ -394,24 +400,26 @@ func (op *operation[Tx]) idling(l *Lease) time.Duration {
 	case op.idle > 0:
 		return op.idle
 	case l.redis == nil:
-		return op.alone()
+		return min(op.alone(), longestIdle)
 	}
-	return max(time.Until(l.redis.Deadline()), 100*time.Millisecond)
+	return min(max(time.Until(l.redis.Deadline()), 100*time.Millisecond), longestIdle)
 }
 
 // open begins the transaction. It returns what the ledger has, or nil: the work may begin.
 func (op *operation[Tx]) open(ctx context.Context, l *Lease) (s *session[Tx], e *Entry, err error) {
 	var r row
 	redis, done := true, false // who grants, whether the ledger has the outcome
+	var waited *int64          // µs
+	opened := time.Now()
 	key, idle := op.key, op.idling(l).Milliseconds()
 	scope, id, resource := []byte(key.Scope), []byte(key.ID), []byte(key.Resource)
 	var first *query
 	switch {
 	case l.redis == nil:
 		first = &query{
-			sql:  op.place.sql(`SELECT o._done, o._token, ` + openColumns + ` FROM @schema.open_alone($1, $2, $3, $4, $5, $6, $7, $8) AS o`),
-			args: []any{scope, id, resource, op.domain(), ownerOf(l.grant), runOf(l.grant), idle, op.wait.Milliseconds()},
-			row:  append([]any{&done, (*int64)(&l.grant.Token)}, r.columns()...),
+			sql:  op.place.sql(`SELECT o._done, o._token, o._waited_us, ` + openColumns + ` FROM @schema.open_alone($1, $2, $3, $4, $5, $6, $7, $8) AS o`),
+			args: []any{scope, id, resource, op.domain(), ownerOf(l.grant), runOf(l.grant), idle, min(op.wait, longestIdle).Milliseconds()},
+			row:  append([]any{&done, (*int64)(&l.grant.Token), &waited}, r.columns()...),
 		}
 	case key.Resource != "":
 		first = &query{
@@ -456,6 +464,8 @@ func (op *operation[Tx]) open(ctx context.Context, l *Lease) (s *session[Tx], e 
 	}
 	if done {
 		e = r.entry(key)
+	} else if waited != nil {
+		l.ends = opened.Add(time.Duration(*waited)*time.Microsecond + min(op.alone(), op.idling(l))*9/10)
 	}
 	return s, e, nil
 }

@@ -403,6 +403,27 @@ func TestDatabaseGrants(t *testing.T) {
 		t.Error(err)
 	}
 
+	// Who has waited gets a whole lease.
+	holding, held := make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, _, err := Do(t.Context(), c, pool, newKey("3"), func(ctx context.Context, tx pgx.Tx, l *Lease) (int, error) {
+			close(holding)
+			time.Sleep(time.Second)
+			return 0, nil
+		}, WithStandby(s))
+		held <- err
+	}()
+	<-holding
+	if _, _, err := Do(t.Context(), c, pool, newKey("3"), func(ctx context.Context, tx pgx.Tx, l *Lease) (int, error) {
+		time.Sleep(50 * time.Millisecond)
+		return 0, context.Cause(ctx)
+	}, WithStandby(s), LeaseFor(900*time.Millisecond), WaitUpTo(10*time.Second)); err != nil {
+		t.Errorf("after a wait: %v", err)
+	}
+	if err := <-held; err != nil {
+		t.Error(err)
+	}
+
 	var contextEnded atomic.Int64 // ns since 1970
 	var replaced time.Time
 	stuck := make(chan struct{})
@@ -416,7 +437,7 @@ func TestDatabaseGrants(t *testing.T) {
 			}
 			<-t.Context().Done() // and does not notice
 			return 0, nil
-		}, WithStandby(s), LeaseFor(400*time.Millisecond))
+		}, WithStandby(s), LeaseFor(2*time.Second)) // a tenth of it is what the context is before the server
 		ended <- err
 	}()
 	<-stuck

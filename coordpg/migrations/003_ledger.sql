@@ -62,13 +62,15 @@ CREATE FUNCTION @schema.mint(_resource bytea) RETURNS bigint LANGUAGE sql AS $$
 $$;
 
 -- The same where this database grants: the lease is the transaction itself, by a lock on the key's domain. _wait_ms is for
--- how long to wait for another holder. A token of 0 says that there still is one.
+-- how long to wait for another holder. A token of 0 says that there still is one. _waited_us is how long all of it has taken: the lease begins
+-- after that.
 CREATE FUNCTION @schema.open_alone(
     _scope bytea, _id bytea, _resource bytea, _domain bigint, _owner bytea, _run bigint, _idle_ms bigint, _wait_ms bigint,
-    OUT _done boolean, OUT _entry @schema.ledger, OUT _token bigint
+    OUT _done boolean, OUT _entry @schema.ledger, OUT _token bigint, OUT _waited_us bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    _held boolean;
+    _held  boolean;
+    _begun timestamptz := clock_timestamp();
 BEGIN
     _token := 0;
     _done := false;
@@ -97,6 +99,7 @@ BEGIN
     IF _resource <> '' THEN
         PERFORM @schema.admit(_resource, _token, _owner);
     END IF;
+    _waited_us := extract(epoch FROM clock_timestamp() - _begun) * 1000000;
 END $$;
 
 -- The last statement of an operation that was not opened here, or has events: when its outcome was written, which stands once the transaction commits, and whether that was

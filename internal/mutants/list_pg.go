@@ -157,7 +157,15 @@ var pgMutants = []mutant{
 	},
 	{
 		"pg: a context that outlives the database's grant", "P6", "the holder goes on while another one works",
-		in("coordpg/session.go", "context.WithDeadlineCause(coordinator.ContextWithGrant(ctx, l.grant), end,", "context.WithDeadlineCause(coordinator.ContextWithGrant(ctx, l.grant), end.Add(time.Hour),"), pg("^TestDatabaseGrants$"),
+		in("coordpg/session.go", "coordinator.ContextWithGrant(ctx, l.grant), l.ends,", "coordinator.ContextWithGrant(ctx, l.grant), l.ends.Add(time.Hour),"), pg("^TestDatabaseGrants$"),
+	},
+	{
+		"pg: a lease begins before it is granted", "P6", "who has waited for longer than a lease is granted one that is over",
+		in(pgLedger, "_waited_us := extract(epoch FROM clock_timestamp() - _begun) * 1000000;", "_waited_us := 0;"), pg("^TestDatabaseGrants$"),
+	},
+	{
+		"pg: work that stands still is not told so", "P6", "its transaction is ended, and it does not learn what to set",
+		in("coordpg/querier.go", "return ok && pg.Code == \"25P03\"", "return ok && pg.Code == \"?\""), pg("^TestStandingStillIsNotRunAgain$"),
 	},
 	{
 		"pg: whoever asks is granted", "P1", "the database grants one key twice",
