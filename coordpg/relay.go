@@ -23,7 +23,8 @@ type Pool interface {
 	Acquire(ctx context.Context) (*pgxpool.Conn, error)
 }
 
-// Publisher hands events on, in order, and returns nil once they are safe. It is called by one relay at a time.
+// Publisher hands events on, in order, and returns nil once they are safe. Its context ends with the relay, its lease, or
+// [PublishWithin]. One that stops by then is called by one relay at a time.
 type Publisher func(ctx context.Context, events []Event) error
 
 // Relay publishes the outbox: the events of one resource in the order of their operations, each at least once. Those of
@@ -31,7 +32,7 @@ type Publisher func(ctx context.Context, events []Event) error
 // works, by a lease of its own, and a relay that was replaced is refused by the fence of the outbox. An event
 // that cannot be published holds up those behind it.
 //
-// It holds a transaction while it publishes, and is woken by NOTIFY; [PollEvery] is for notifications that are lost.
+// It holds a transaction while it publishes, for [PublishWithin] at most, and is woken by NOTIFY; [PollEvery] is for notifications that are lost.
 type Relay struct {
 	c       *coordinator.Coordinator
 	db      Pool
@@ -39,6 +40,7 @@ type Relay struct {
 	place   place
 	batch   int
 	poll    time.Duration
+	within  time.Duration
 	failed  func(error)
 	standby *Standby
 }
@@ -64,6 +66,18 @@ func Batch(n int) RelayOption {
 // PollEvery sets how often the outbox is looked at without a notification: every 5s unless set.
 func PollEvery(d time.Duration) RelayOption {
 	return relayOption(func(r *Relay) error { return positive("PollEvery", d, &r.poll) })
+}
+
+// PublishWithin sets for how long a Publisher may take for one [Batch]: 30s unless set, up to 20 days. Then its context ends,
+// and the batch is published again; a moment later the server ends the transaction, so that a relay that stands still gives way to
+// another (P8).
+func PublishWithin(d time.Duration) RelayOption {
+	return relayOption(func(r *Relay) error {
+		if d > 20*24*time.Hour {
+			return fmt.Errorf("%w: PublishWithin takes up to 20 days, not %v", coordinator.ErrInvalid, d)
+		}
+		return positive("PublishWithin", d, &r.within)
+	})
 }
 
 // OnFailure is told what went wrong before the relay tries again.
@@ -93,7 +107,7 @@ func NewRelay(c *coordinator.Coordinator, db Pool, publish Publisher, opts ...Re
 	if publish == nil {
 		return nil, fmt.Errorf("%w: NewRelay needs a Publisher", coordinator.ErrInvalid)
 	}
-	r := &Relay{c: c, db: db, publish: publish, place: DefaultSchema, batch: 100, poll: 5 * time.Second, failed: func(error) {}}
+	r := &Relay{c: c, db: db, publish: publish, place: DefaultSchema, batch: 100, poll: 5 * time.Second, within: 30 * time.Second, failed: func(error) {}}
 	for _, opt := range opts {
 		if opt == nil {
 			return nil, errNilOption()
@@ -170,12 +184,11 @@ func (r *Relay) reign(ctx context.Context, news <-chan struct{}, well func()) er
 		defer cancel()
 		_ = lease.Release(ctx) // it lapses by itself; where Redis is away, the database's turn should not wait for it
 	}()
-	working, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(lease.Context(), cancel)()
+	working, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
 	for working.Err() == nil {
-		g := lease.Grant()
-		n, err := r.once(working, true, g, time.Until(lease.Deadline()))
+		n, err := r.once(working, true, lease.Grant()) // the lease renews itself meanwhile
 		if err != nil {
 			if errors.Is(err, errOtherSide) && r.standby != nil {
 				return r.standby.look(ctx)
@@ -195,7 +208,7 @@ func (r *Relay) reignAlone(ctx context.Context, news <-chan struct{}, well func(
 		return err
 	}
 	for ctx.Err() == nil && r.standby.Alone() {
-		n, err := r.once(ctx, false, coordinator.Grant{Owner: hex.EncodeToString(owner)}, 30*time.Second)
+		n, err := r.once(ctx, false, coordinator.Grant{Owner: hex.EncodeToString(owner)})
 		if errors.Is(err, errOtherSide) {
 			return r.standby.look(ctx)
 		}
@@ -222,8 +235,10 @@ func (r *Relay) rest(ctx context.Context, n int, news <-chan struct{}) {
 	}
 }
 
+var errSlow = errors.New("coordpg: the publisher has taken longer than PublishWithin")
+
 // once publishes one batch, and returns how many events it had.
-func (r *Relay) once(ctx context.Context, redis bool, g coordinator.Grant, idle time.Duration) (n int, err error) {
+func (r *Relay) once(ctx context.Context, redis bool, g coordinator.Grant) (n int, err error) {
 	something := false
 	if err := r.db.QueryRow(ctx, r.place.sql(`SELECT EXISTS (SELECT FROM @schema.outbox)`)).Scan(&something); err != nil || !something {
 		return 0, explain(err, coordinator.Key{}, g)
@@ -231,7 +246,7 @@ func (r *Relay) once(ctx context.Context, redis bool, g coordinator.Grant, idle 
 	err = pgx.BeginTxFunc(ctx, r.db, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		// The fence comes before the events, so that nobody publishes later ones while another holds earlier ones.
 		err := tx.QueryRow(ctx, r.place.sql(`SELECT @schema.relay($1, $2, $3, $4, $5)`),
-			redis, []byte(r.resource()), int64(g.Token), ownerOf(g), max(idle, 100*time.Millisecond).Milliseconds()).Scan(new(int64))
+			redis, []byte(r.resource()), int64(g.Token), ownerOf(g), (r.within + max(r.within/10, 100*time.Millisecond)).Milliseconds()).Scan(new(int64))
 		if err != nil {
 			return err
 		}
@@ -239,7 +254,9 @@ func (r *Relay) once(ctx context.Context, redis bool, g coordinator.Grant, idle 
 		if err != nil || len(events) == 0 {
 			return err
 		}
-		if err := r.publish(ctx, events); err != nil {
+		publishing, cancel := context.WithTimeoutCause(ctx, r.within, errSlow)
+		defer cancel()
+		if err := r.publish(publishing, events); err != nil {
 			return fmt.Errorf("publish %d events from %d on: %w", len(events), events[0].Seq, err)
 		}
 		gone := make([]int64, len(events))
@@ -253,9 +270,16 @@ func (r *Relay) once(ctx context.Context, redis bool, g coordinator.Grant, idle 
 	return n, explain(err, coordinator.Key{Resource: r.resource()}, g)
 }
 
+// take passes by events that somebody has locked, an operator who deletes them, say, and so those behind them of the same resource.
 func (r *Relay) take(ctx context.Context, tx pgx.Tx) ([]Event, error) {
 	rows, err := tx.Query(ctx, r.place.sql(`
-		SELECT seq, topic, payload, scope, id, resource, token, created_at FROM @schema.outbox ORDER BY seq LIMIT $1 FOR UPDATE SKIP LOCKED`), r.batch)
+		WITH free AS MATERIALIZED (
+			SELECT seq, topic, payload, scope, id, resource, token, created_at FROM @schema.outbox ORDER BY seq LIMIT $1 FOR UPDATE SKIP LOCKED
+		), passed AS MATERIALIZED (
+			SELECT resource, min(seq) AS seq FROM @schema.outbox
+			WHERE resource <> '' AND seq < (SELECT max(seq) FROM free) AND seq NOT IN (SELECT seq FROM free) GROUP BY resource
+		)
+		SELECT free.* FROM free LEFT JOIN passed USING (resource) WHERE passed.seq IS NULL OR passed.seq > free.seq ORDER BY free.seq`), r.batch)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,7 +138,7 @@ func TestRelayIsReplaced(t *testing.T) {
 		<-goOn // does not look at its context
 		return nil
 	}
-	stop := runRelay(t, c, pool, slow, PollEvery(20*time.Millisecond))
+	stop := runRelay(t, c, pool, slow, PollEvery(20*time.Millisecond), PublishWithin(shortLease))
 	emit(t, newCoordinator(t, server.Addr()), pool, "1", "a")
 	<-publishing
 	server.FlushAll() // the lease is lost, and the session stands still
@@ -163,14 +164,14 @@ func TestRelayIsFenced(t *testing.T) {
 		t.Fatal(err)
 	}
 	emit(t, c, pool, "1", "a")
-	if n, err := r.once(t.Context(), true, grant(8, 1), time.Minute); n != 2 || err != nil {
+	if n, err := r.once(t.Context(), true, grant(8, 1)); n != 2 || err != nil {
 		t.Fatal(n, err)
 	}
 	emit(t, c, pool, "1", "b")
-	if n, err := r.once(t.Context(), true, grant(7, 1), time.Minute); n != 0 || !errors.Is(err, coordinator.ErrStaleToken) || len(b.seen()) != 2 {
+	if n, err := r.once(t.Context(), true, grant(7, 1)); n != 0 || !errors.Is(err, coordinator.ErrStaleToken) || len(b.seen()) != 2 {
 		t.Errorf("%d, %v; %d events", n, err, len(b.seen()))
 	}
-	if n, err := r.once(t.Context(), true, grant(8, 1), time.Minute); n != 2 || err != nil {
+	if n, err := r.once(t.Context(), true, grant(8, 1)); n != 2 || err != nil {
 		t.Error(n, err)
 	}
 }
@@ -202,12 +203,119 @@ func TestRelayWithoutRedis(t *testing.T) {
 func TestRelayRefusesBadOptions(t *testing.T) {
 	_, c := newRedis(t)
 	b := &broker{}
-	for name, opt := range map[string]RelayOption{"nil": nil, "batch": Batch(0), "poll": PollEvery(0), "failure": OnFailure(nil), "standby": RelayWithStandby(nil), "schema": InSchema("?")} {
+	for name, opt := range map[string]RelayOption{"nil": nil, "batch": Batch(0), "poll": PollEvery(0), "within": PublishWithin(0), "within years": PublishWithin(1e5 * time.Hour), "failure": OnFailure(nil), "standby": RelayWithStandby(nil), "schema": InSchema("?")} {
 		if _, err := NewRelay(c, nil, b.publish, opt); !errors.Is(err, coordinator.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if _, err := NewRelay(c, nil, nil); !errors.Is(err, coordinator.ErrInvalid) {
 		t.Error(err)
+	}
+}
+
+// A publisher that takes longer than a lease gets done, once, as the lease is renewed.
+func TestSlowPublisher(t *testing.T) {
+	pool := newBank(t)
+	_, c := newRedis(t, coordinator.WithLease(shortLease))
+	b := &broker{}
+	emit(t, c, pool, "1", "a")
+	runRelay(t, c, pool, func(ctx context.Context, events []Event) error {
+		time.Sleep(4 * shortLease)
+		return errors.Join(context.Cause(ctx), b.publish(ctx, events))
+	}, PollEvery(20*time.Millisecond), OnFailure(func(err error) { t.Error(err) }))
+	eventually(t, func() error {
+		if n := number(t, pool, `SELECT count(*) FROM coordinator.outbox`); n > 0 {
+			return fmt.Errorf("%d are left, %d published", n, len(b.seen()))
+		}
+		return nil
+	})
+	if n := len(b.seen()); n != 2 {
+		t.Errorf("%d events", n)
+	}
+}
+
+// A publisher that takes too long is told before another relay takes its place, on either side.
+func TestPublisherIsToldBeforeItIsReplaced(t *testing.T) {
+	for _, alone := range []bool{false, true} {
+		pool := newBank(t)
+		_, c := newRedis(t)
+		s := newStandby(t, c, pool)
+		if alone {
+			done, err := takeOver(t.Context(), s)
+			switched(t, done, err)
+		}
+		if _, _, err := Do(t.Context(), c, pool, newKey("1"), withdraw("1", 1), Emit(Event{Topic: "t"}), WithStandby(s)); err != nil {
+			t.Fatal(err)
+		}
+		told := make(chan time.Time, 1)
+		var others atomic.Bool
+		r, err := NewRelay(c, pool, func(ctx context.Context, events []Event) error {
+			if others.Swap(true) {
+				return nil
+			}
+			<-ctx.Done()
+			told <- time.Now()
+			<-t.Context().Done() // and goes on
+			return context.Cause(ctx)
+		}, PublishWithin(300*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_, _ = r.once(t.Context(), !alone, map[bool]coordinator.Grant{false: grant(7, 1), true: {Owner: "a"}}[alone])
+		}()
+		eventually(t, func() error {
+			if n := number(t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'`); n == 0 {
+				return errors.New("not publishing")
+			}
+			return nil
+		})
+		n, err := r.once(t.Context(), !alone, map[bool]coordinator.Grant{false: grant(8, 2), true: {Owner: "b"}}[alone])
+		replaced := time.Now()
+		select {
+		case at := <-told:
+			if n != 1 || err != nil || !at.Before(replaced) {
+				t.Errorf("alone %v: %d, %v", alone, n, err)
+			}
+		default:
+			t.Errorf("alone %v: replaced, and not told", alone)
+		}
+	}
+}
+
+// An event that is locked holds up those behind it of its resource, and no others.
+func TestRelayKeepsTheOrderOfAResource(t *testing.T) {
+	pool := newBank(t)
+	_, c := newRedis(t)
+	for _, account := range []string{"1", "2", "1", ""} {
+		emit(t, c, pool, account, account)
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `SELECT FROM coordinator.outbox WHERE seq = 2 FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	b := &broker{}
+	r, err := NewRelay(c, pool, b.publish)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"[1 3 4 7 8]", "[1 3 4 7 8 2 5 6]"} {
+		if _, err := r.once(t.Context(), true, grant(8, 1)); err != nil {
+			t.Fatal(err)
+		}
+		var got []int64
+		for _, e := range b.seen() {
+			got = append(got, e.Seq)
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("%v, not %s", got, want)
+		}
+		if err := tx.Rollback(t.Context()); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
+			t.Fatal(err)
+		}
 	}
 }

@@ -188,6 +188,14 @@ var pgMutants = []mutant{
 		in("coordpg/do.go", "o.keep < least {", "o.keep < 0*least {"), pg("^TestDoRefusesBadOptions$"),
 	},
 	{
+		"pg: a locked event is overtaken", "P5", "consumers see a resource's events out of order",
+		in("coordpg/relay.go", "WHERE passed.seq IS NULL OR passed.seq > free.seq", ""), pg("^TestRelayKeepsTheOrderOfAResource$"),
+	},
+	{
+		"pg: a publisher that is not told", "P6", "two relays publish, and the first does not know",
+		in("coordpg/relay.go", "context.WithTimeoutCause(ctx, r.within, errSlow)", "context.WithTimeoutCause(ctx, 100*r.within, errSlow)"), pg("^TestPublisherIsToldBeforeItIsReplaced$"),
+	},
+	{
 		"pg: outcomes are swept early", "P4", "an operation runs again within its retention",
 		in("coordpg/sweep.go", "WHERE expires_at < now() ORDER BY", "WHERE expires_at < now() + interval '2 days' ORDER BY"), pg("^TestSweep$"),
 	},
