@@ -357,6 +357,21 @@ func TestDeferredConstraint(t *testing.T) {
 	}
 }
 
+// A table of the user's that is called as the ledger is nothing of ours.
+func TestAnotherLedger(t *testing.T) {
+	pool := newBank(t)
+	_, c := newRedis(t)
+	exec(t, pool, `CREATE TABLE ledger (id int, CONSTRAINT ledger_pkey PRIMARY KEY (id) DEFERRABLE INITIALLY DEFERRED)`)
+	exec(t, pool, `INSERT INTO ledger VALUES (1)`)
+	_, _, err := Do(t.Context(), c, pool, newKey(""), func(ctx context.Context, tx pgx.Tx, l *Lease) (int, error) {
+		_, err := tx.Exec(ctx, `INSERT INTO public.ledger VALUES (1)`)
+		return 0, err
+	})
+	if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "23505" || errors.Is(err, coordinator.ErrInvalid) {
+		t.Error(err)
+	}
+}
+
 // impatient gives up soon.
 var impatient = doOption(func(o *doing) error { o.doubting = time.Second; return nil })
 

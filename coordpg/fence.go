@@ -150,12 +150,16 @@ func FencedUpdate(ctx context.Context, tx Querier, g coordinator.Grant, u Update
 		return 0, fmt.Errorf("%w: an Update needs Table, Set and Where", coordinator.ErrInvalid)
 	}
 	token, owner := len(u.Args)+1, len(u.Args)+2
+	// The caller's parts end with their lines, lest a comment in one of them takes the mark away.
 	// "there" reads the statement's snapshot, "changed" the newest rows: fewer of them means that a mark refused.
 	text := fmt.Sprintf(p.sql(`
-		WITH there AS (SELECT count(*) AS n, max(fence_token) AS seen FROM %[1]s WHERE (%[3]s)),
+		WITH there AS (SELECT count(*) AS n, max(fence_token) AS seen FROM %[1]s WHERE (%[3]s
+			)),
 		changed AS (
-			UPDATE %[1]s SET %[2]s, fence_token = $%[4]d::bigint, fence_owner = $%[5]d::bytea
-			WHERE (%[3]s) AND (fence_token < $%[4]d OR fence_token = $%[4]d AND fence_owner = $%[5]d) RETURNING 1
+			UPDATE %[1]s SET %[2]s
+			, fence_token = $%[4]d::bigint, fence_owner = $%[5]d::bytea
+			WHERE (%[3]s
+			) AND (fence_token < $%[4]d OR fence_token = $%[4]d AND fence_owner = $%[5]d) RETURNING 1
 		)
 		SELECT CASE WHEN c.n < there.n THEN @schema.stale('a row of ' || $%[6]d, $%[4]d, there.seen) ELSE c.n END
 		FROM there, (SELECT count(*) AS n FROM changed) AS c`),
@@ -170,7 +174,7 @@ func FencedUpdate(ctx context.Context, tx Querier, g coordinator.Grant, u Update
 // code that forgot to ask as well. The resource is what prefix and the row's column make: with "account/" and "id",
 // the row whose id is 42 belongs to "account/42". It may be run again.
 //
-// TRUNCATE is not held back. For maintenance, a superuser sets session_replication_role to replica, or the table's owner
+// It is checked after the row was written, as other triggers have left it. TRUNCATE is not held back. For maintenance, a superuser sets session_replication_role to replica, or the table's owner
 // disables the trigger "coordinator_guard".
 func Trigger(table pgx.Identifier, prefix, column string, opts ...Option) (string, error) {
 	p, err := placeOf(opts)
@@ -180,7 +184,7 @@ func Trigger(table pgx.Identifier, prefix, column string, opts ...Option) (strin
 	if len(table) == 0 || column == "" {
 		return "", fmt.Errorf("%w: Trigger needs a table and the column that names the resource", coordinator.ErrInvalid)
 	}
-	return fmt.Sprintf(p.sql("CREATE OR REPLACE TRIGGER coordinator_guard BEFORE INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION @schema.guard(%s, %s)"),
+	return fmt.Sprintf(p.sql("CREATE OR REPLACE TRIGGER coordinator_guard AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION @schema.guard(%s, %s)"),
 		table.Sanitize(), literal(column), literal(prefix)), nil
 }
 

@@ -264,6 +264,14 @@ func TestFencedUpdate(t *testing.T) {
 	if a, b := balance(t, pool, "2"), balance(t, pool, "4"); a != 5 || b != 1000 {
 		t.Errorf("balances %d and %d", a, b)
 	}
+	// A comment in a caller's part takes nothing away.
+	commented := Update{Table: table, Set: "balance = balance - 1 -- less", Where: "id = '5' -- that one"}
+	if n, err := update(grant(8, 1), commented); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := update(grant(7, 1), commented); !errors.Is(err, coordinator.ErrStaleToken) {
+		t.Errorf("a comment takes the mark away: %v", err)
+	}
 	for _, bad := range []Update{{}, {Table: table, Set: "balance = 1"}, {Table: table, Where: "true"}} {
 		if _, err := update(grant(9, 1), bad); !errors.Is(err, coordinator.ErrInvalid) {
 			t.Errorf("%+v: %v", bad, err)
@@ -355,6 +363,13 @@ func TestTrigger(t *testing.T) {
 	if err := admitted("account/1000", grant(1, 1), move); err == nil {
 		t.Error("a row moved away from a resource that the transaction was not admitted to")
 	}
+	// Nor by a trigger that comes after it.
+	exec(t, pool, `CREATE FUNCTION moves() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id := NEW.id || ''x''; RETURN NEW; END'`)
+	exec(t, pool, `CREATE TRIGGER zzz BEFORE UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION moves()`)
+	if err := admitted("account/48", grant(1, 1), `UPDATE accounts SET balance = 1 WHERE id = '48'`); err == nil {
+		t.Error("a trigger moved a row to a resource that the transaction was not admitted to")
+	}
+	exec(t, pool, `DROP TRIGGER zzz ON accounts`)
 	// Being admitted ends with the savepoint that it was granted in.
 	err := inTx(t.Context(), pool, "", func(tx pgx.Tx) error {
 		if _, err := tx.Exec(t.Context(), `SAVEPOINT s`); err != nil {

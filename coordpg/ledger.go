@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/onceward/coordinator"
 )
 
@@ -234,6 +236,13 @@ func (o *completion) quick(lease holder, result []byte) *query {
 		o.keep.Milliseconds(), int64(g.Token), lease.Attempt(), o.failed, ownerOf(g), []byte(key.Scope), []byte(key.ID), []byte(key.Resource),
 		notNil(lease.Fingerprint()), notNil(result),
 	}}
+}
+
+// taken reports whether err is of [completion.quick], and says that the outcome is there: of this schema's ledger, not of a table of the
+// user's whose name is the same.
+func (p place) taken(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == "23505" && pg.SchemaName == string(p) && pg.TableName == "ledger" && pg.ConstraintName == "ledger_pkey"
 }
 
 // notNil keeps what is empty from becoming NULL.

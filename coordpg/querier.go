@@ -101,9 +101,6 @@ func explain(err error, key coordinator.Key, g coordinator.Grant) error {
 		}
 		return fmt.Errorf("coordpg: %w", err)
 	}
-	if pg.Code == "23505" && pg.TableName == "ledger" && pg.ConstraintName == "ledger_pkey" {
-		return fmt.Errorf("%w: %w", coordinator.ErrCompleted, err)
-	}
 	switch pg.Code {
 	case raisedStale:
 		seen, _ := strconv.ParseInt(pg.Detail, 10, 64)

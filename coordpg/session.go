@@ -356,7 +356,7 @@ func (op *operation[Tx]) once(ctx context.Context, l *Lease, final error) (*outc
 	if sent && unsure(err) {
 		return op.doubt(ctx, l, done, err)
 	}
-	if err = explain(err, op.key, l.grant); !errors.Is(err, coordinator.ErrCompleted) {
+	if err = explain(err, op.key, l.grant); !errors.Is(err, coordinator.ErrCompleted) && !op.place.taken(err) {
 		return nil, err
 	}
 	e, err = op.lookup(ctx)

@@ -61,8 +61,5 @@ BEGIN
                 HINT = 'Call coordpg.Admit with the current grant first, in the same transaction.';
         END IF;
     END LOOP;
-    IF TG_OP = 'DELETE' THEN
-        RETURN OLD;
-    END IF;
-    RETURN NEW;
+    RETURN NULL; -- it runs after the write, so that no other trigger changes the row behind it
 END $$;

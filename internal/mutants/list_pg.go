@@ -36,6 +36,14 @@ var pgMutants = []mutant{
 		in(pgFences, " AND admitted = pg_current_xact_id_if_assigned()", ""), pg("^TestTrigger$|^TestStoppedWorkerChangesNothing$/^trigger$"),
 	},
 	{
+		"pg: the trigger looks before other triggers do", "P3", "a row is written to a resource that the transaction was not admitted to",
+		in("coordpg/fence.go", "coordinator_guard AFTER INSERT", "coordinator_guard BEFORE INSERT"), pg("^TestTrigger$"),
+	},
+	{
+		"pg: a comment in a caller's part", "P3", "an update loses its mark",
+		in("coordpg/fence.go", "UPDATE %[1]s SET %[2]s\n\t\t\t, fence_token", "UPDATE %[1]s SET %[2]s, fence_token"), pg("^TestFencedUpdate$"),
+	},
+	{
 		"pg: the trigger looks at the new row only", "P3", "a row is taken away from a resource",
 		in(pgFences, "IF TG_OP <> 'INSERT' THEN", "IF TG_OP = 'DELETE' THEN"), pg("^TestTrigger$"),
 	},
@@ -181,7 +189,7 @@ var pgMutants = []mutant{
 	},
 	{
 		"pg: events are deleted before they are published", "P5", "what could not be published is lost",
-		in("coordpg/relay.go", "\t\tif err := r.publish(ctx, events); err != nil {\n", "\t\tif err := r.publish(ctx, events); err != nil && false {\n"), pg("^TestRelay$"),
+		in("coordpg/relay.go", "\t\tif err := r.publish(publishing, events); err != nil {\n", "\t\tif err := r.publish(publishing, events); err != nil && false {\n"), pg("^TestRelay$"),
 	},
 	{
 		"pg: an outcome that a lease outlives", "P1", "a worker that was stopped for long does again what is forgotten",
