@@ -33,20 +33,30 @@ const (
 	crashPostgres = "COORDPG_CRASH_POSTGRES"
 	crashRedis    = "COORDPG_CRASH_REDIS"
 	crashKey      = "COORDPG_CRASH_KEY"
+
+	crashPublish = "publish"
+	crashLease   = 500 * time.Millisecond
 )
 
 func crashing() bool { return os.Getenv(crashAt) != "" }
 
-// killer kills this process with SIGKILL at its step.
+// killer does something when its step is there for the first time: it kills this process with SIGKILL, mostly.
 type killer struct {
 	at       string
+	act      func()
+	done     bool
 	commands int
 }
 
+func killed() {
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
+
 func (k *killer) step(when, what string) {
-	if what != "" && strings.HasPrefix(k.at, when+" ") && strings.Contains(what, strings.TrimPrefix(k.at, when+" ")) {
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
+	if !k.done && what != "" && strings.HasPrefix(k.at, when+" ") && strings.Contains(what, strings.TrimPrefix(k.at, when+" ")) {
+		k.done = true
+		k.act()
 	}
 }
 
@@ -102,7 +112,7 @@ func (k *killer) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 // crash is the process that is killed.
 func crash() int {
-	k := &killer{at: os.Getenv(crashAt)}
+	k := &killer{at: os.Getenv(crashAt), act: killed}
 	config, err := pgxpool.ParseConfig(os.Getenv(crashPostgres))
 	if err != nil {
 		fmt.Println(err)
@@ -116,32 +126,70 @@ func crash() int {
 	}
 	client := redis.NewClient(&redis.Options{Addr: os.Getenv(crashRedis)})
 	client.AddHook(k)
-	c, err := coordinator.New(client, coordinator.WithLease(shortLease))
+	c, err := coordinator.New(client, coordinator.WithLease(crashLease))
+	if err == nil {
+		err = pool.Ping(context.Background()) // connecting is not to take from the lease
+	}
 	if err != nil {
 		fmt.Println(err)
 		return 1
+	}
+	if k.at == crashPublish {
+		r, err := NewRelay(c, pool, func(context.Context, []Event) error { killed(); return nil })
+		fmt.Println("not killed:", err, r.Run(context.Background()))
+		return 2
 	}
 	v, replayed, err := Do(context.Background(), c, pool, coordinator.Key{ID: os.Getenv(crashKey), Resource: "account/1"}, withdraw("1", 10), Claiming(coordinator.ManualRenewal()))
 	fmt.Println("not killed:", v, replayed, err)
 	return 2
 }
 
+// killChild runs a process that is killed at its step.
+func killChild(t *testing.T, at string, pool *pgxpool.Pool, redisAddr string, key coordinator.Key) {
+	t.Helper()
+	cmd := osexec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashAt+"="+at, crashPostgres+"="+pool.Config().ConnString(), crashRedis+"="+redisAddr, crashKey+"="+key.ID)
+	out, err := cmd.CombinedOutput()
+	if ended, ok := errors.AsType[*osexec.ExitError](err); !ok || ended.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// A relay that is killed while it publishes: the next one publishes the same, within a lease.
+func TestKilledRelay(t *testing.T) {
+	pool := newBank(t)
+	server := redistest.Run(t)
+	c := newCoordinator(t, server.Addr())
+	emit(t, c, pool, "1", "a")
+	killChild(t, crashPublish, pool, server.Addr(), coordinator.Key{})
+	if n := number(t, pool, `SELECT count(*) FROM coordinator.outbox`); n != 2 {
+		t.Fatalf("%d events are left", n)
+	}
+	b := &broker{}
+	begun := time.Now()
+	runRelay(t, c, pool, b.publish)
+	eventually(t, func() error {
+		if n := number(t, pool, `SELECT count(*) FROM coordinator.outbox`); n > 0 {
+			return fmt.Errorf("%d events are left", n)
+		}
+		return nil
+	})
+	if n, took := len(b.seen()), time.Since(begun); n != 2 || took > 5*time.Second {
+		t.Errorf("%d events, after %v", n, took)
+	}
+}
+
 // kill -9 at every step: the operation takes place once, and the next caller gets its result, within a lease.
 func TestKilledAtEveryStep(t *testing.T) {
 	pool := newBank(t)
 	server := redistest.Run(t)
-	c := newCoordinator(t, server.Addr(), coordinator.WithLease(shortLease))
+	c := newCoordinator(t, server.Addr())
 	for i, at := range crashes {
 		for _, flush := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, flush %v", at, flush), func(t *testing.T) {
 				key := coordinator.Key{ID: fmt.Sprint("killed ", i, flush), Resource: "account/1"}
 				exec(t, pool, `UPDATE accounts SET balance = 1000`)
-				cmd := osexec.Command(os.Args[0])
-				cmd.Env = append(os.Environ(), crashAt+"="+at, crashPostgres+"="+pool.Config().ConnString(), crashRedis+"="+server.Addr(), crashKey+"="+key.ID)
-				out, err := cmd.CombinedOutput()
-				if ended, ok := errors.AsType[*osexec.ExitError](err); !ok || ended.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-					t.Fatalf("%v: %s", err, out)
-				}
+				killChild(t, at, pool, server.Addr(), key)
 				if flush {
 					if err := server.Client(nil).FlushAll(t.Context()).Err(); err != nil {
 						t.Fatal(err)

@@ -130,7 +130,7 @@ func TestSwitchByHand(t *testing.T) {
 func TestRedisAwayAndBack(t *testing.T) {
 	pool := newBank(t)
 	server, c := newRedis(t, coordinator.WithTimeout(time.Second))
-	s := newStandby(t, c, pool, AwayFor(100*time.Millisecond), BackFor(300*time.Millisecond), Every(20*time.Millisecond))
+	s := newStandby(t, c, pool, AwayFor(500*time.Millisecond), BackFor(1100*time.Millisecond), Every(20*time.Millisecond)) // longer than a probe takes on a busy machine
 	runStandby(t, s)
 	do := func() bool {
 		t.Helper()
@@ -179,7 +179,7 @@ func TestRedisHangs(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = proxy.Close() })
 	c := newCoordinator(t, proxy.Addr(), coordinator.WithTimeout(300*time.Millisecond))
-	s := newStandby(t, c, pool, AwayFor(100*time.Millisecond), BackFor(300*time.Millisecond), Every(20*time.Millisecond))
+	s := newStandby(t, c, pool, AwayFor(500*time.Millisecond), BackFor(1100*time.Millisecond), Every(20*time.Millisecond)) // longer than a probe takes on a busy machine
 	runStandby(t, s)
 	for _, alone := range []bool{false, true, true} {
 		_, _, err := Do(t.Context(), c, pool, newKey("1"), func(ctx context.Context, tx pgx.Tx, l *Lease) (int64, error) {
@@ -202,8 +202,8 @@ func TestNobodyHandsBackWhileOneCannotReachRedis(t *testing.T) {
 	gone := miniredis.RunT(t)
 	cut := newCoordinator(t, gone.Addr())
 	gone.Close()
-	one := newStandby(t, cut, pool, AwayFor(50*time.Millisecond), BackFor(400*time.Millisecond), Every(20*time.Millisecond))
-	two := newStandby(t, c, pool, AwayFor(50*time.Millisecond), BackFor(400*time.Millisecond), Every(20*time.Millisecond))
+	one := newStandby(t, cut, pool, AwayFor(50*time.Millisecond), BackFor(1200*time.Millisecond), Every(20*time.Millisecond))
+	two := newStandby(t, c, pool, AwayFor(50*time.Millisecond), BackFor(1200*time.Millisecond), Every(20*time.Millisecond))
 	runStandby(t, one)
 	eventually(t, func() error {
 		if !one.Alone() {
@@ -215,7 +215,7 @@ func TestNobodyHandsBackWhileOneCannotReachRedis(t *testing.T) {
 	epoch := number(t, pool, `SELECT last_value FROM coordinator.side`)
 	begun := time.Now()
 	eventually(t, func() error {
-		if time.Since(begun) < 1500*time.Millisecond {
+		if time.Since(begun) < 3*time.Second {
 			return errors.New("too early")
 		}
 		return nil
