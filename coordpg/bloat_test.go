@@ -1,8 +1,11 @@
 package coordpg
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -61,5 +64,52 @@ func TestTablesDoNotGrowUnderLoad(t *testing.T) {
 	t.Logf("an outcome with a payload of 200 bytes takes %d bytes with its indexes; after each filling %v", sizes[0]/5000, sizes)
 	if sizes[3] > sizes[0]*3/2 {
 		t.Error("the room of swept outcomes is not used again")
+	}
+}
+
+// The same while several work, publish and sweep at once: what has been published and swept leaves no room behind that is not used.
+func TestTablesDoNotGrowUnderConcurrentLoad(t *testing.T) {
+	pool := newBank(t)
+	_, c := newRedis(t)
+	runRelay(t, c, pool, func(context.Context, []Event) error { return nil }, PollEvery(10*time.Millisecond))
+	const workers, each = 8, 60
+	var sizes [3][]int64
+	for range 4 {
+		var group sync.WaitGroup
+		for w := range workers {
+			group.Go(func() {
+				for range each {
+					if _, _, err := Do(t.Context(), c, pool, newKey(fmt.Sprint(w)), withdraw(fmt.Sprint(w+1), 1), Emit(Event{Topic: "t", Payload: make([]byte, 500)})); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		group.Wait()
+		eventually(t, func() error {
+			if n := number(t, pool, `SELECT count(*) FROM coordinator.outbox`); n > 0 {
+				return fmt.Errorf("%d events are left", n)
+			}
+			return nil
+		})
+		exec(t, pool, `UPDATE coordinator.ledger SET expires_at = now() - interval '1 second'`)
+		for range 3 {
+			group.Go(func() {
+				if _, err := Sweep(t.Context(), pool, SweepBatch(50)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		for i, table := range []string{"coordinator.fences", "coordinator.ledger", "coordinator.outbox"} {
+			exec(t, pool, `VACUUM `+table) // as autovacuum does
+			sizes[i] = append(sizes[i], number(t, pool, `SELECT pg_total_relation_size($1::regclass)`, table))
+		}
+	}
+	t.Logf("marks, outcomes and events, after each round: %v", sizes)
+	for _, of := range sizes {
+		if of[3] > of[1]*5/4 { // the first round has nothing to use again
+			t.Errorf("it grows: %v", of)
+		}
 	}
 }
