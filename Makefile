@@ -85,7 +85,7 @@ unit:
 mutants:
 	@go run ./internal/mutants $(ARGS)
 
-# Twenty thousand operations with a ledger in PostgreSQL, and as many without, while processes crash and stall and Redis
+# Twenty thousand operations with a ledger in PostgreSQL, and as many without, while machines (sets of connections) crash and stall and Redis
 # loses everything; OPERATIONS=n for more. make test does a tenth of it.
 OPERATIONS ?= 20000
 storm:

@@ -21,7 +21,8 @@ import (
 	"github.com/onceward/coordinator/internal/redistest"
 )
 
-// machine is a process of a service, as far as its servers can tell: its connections, which all die at once, or all stand still.
+// machine is a process of a service, as far as its servers can tell: its connections, which all die at once, or all stand still. It is no
+// process of its own: those that SIGKILL ends are in crash_test.go.
 // What kills it is one of its own writes, so that it dies between any two steps, before the server has got what it wrote or after.
 type machine struct {
 	c     *coordinator.Coordinator

@@ -199,7 +199,7 @@ func (s *Standby) patience() time.Duration {
 	return max(100*time.Millisecond, min(s.away, time.Second))
 }
 
-// ask probes Redis. Answers of every kind show that it is there.
+// ask probes Redis. Answers of every kind show that it is there, also those that it is out of memory or cannot save.
 func (s *Standby) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.patience())
 	defer cancel()
