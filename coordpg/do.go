@@ -141,7 +141,8 @@ func Isolation(level pgx.TxIsoLevel) DoOption {
 
 // IdleFor sets how long the transaction may stand still between two statements until the server ends it, 1ms to 24 days:
 // so a paused worker does not keep its locks for ever (P8). The default is what is left of the lease when the transaction
-// begins. Renewals do not prolong it: work that calls something slow between two statements needs more. Such work is not run again.
+// begins. Renewals do not prolong it: work that calls something slow between two statements needs more. Such work
+// learns of it at its next statement, and is not run again.
 func IdleFor(d time.Duration) DoOption {
 	return doOption(func(o *doing) error {
 		if d < time.Millisecond || d > longestIdle {

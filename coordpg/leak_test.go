@@ -30,6 +30,9 @@ func TestNothingIsLeft(t *testing.T) {
 		group.Go(func() {
 			short, cancel := context.WithTimeout(ctx, time.Duration(i)*10*time.Millisecond)
 			defer cancel()
+			if i == 0 { // one gets done, on however busy a machine
+				short = ctx
+			}
 			_, _, _ = Do(short, c, pool, newKey("1"), withdraw("1", 1), WithStandby(s), WaitUpTo(time.Minute), Emit(Event{Topic: "x"}))
 		})
 	}
