@@ -42,10 +42,7 @@ func (q querier) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 // serialization failure, or a server that was shut down or lost before the commit was sent. Not after a
 // commit: what a lost answer to that means only the ledger can tell. [Do] runs again by itself.
 func Retryable(err error) bool {
-	if errors.Is(err, coordinator.ErrUnknown) || busy(err) {
-		return false
-	}
-	if stoodStill(err) { // it would stand still again
+	if errors.Is(err, coordinator.ErrUnknown) || busy(err) || stoodStill(err) { // the last two would come about again
 		return false
 	}
 	if errors.Is(err, errNotCommitted) {

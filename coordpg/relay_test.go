@@ -248,11 +248,13 @@ func TestPublisherIsToldBeforeItIsReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 		told := make(chan time.Time, 1)
+		publishing := make(chan struct{})
 		var others atomic.Bool
 		r, err := NewRelay(c, pool, func(ctx context.Context, events []Event) error {
 			if others.Swap(true) {
 				return nil
 			}
+			close(publishing)
 			<-ctx.Done()
 			told <- time.Now()
 			<-t.Context().Done() // and goes on
@@ -264,12 +266,7 @@ func TestPublisherIsToldBeforeItIsReplaced(t *testing.T) {
 		go func() {
 			_, _ = r.once(t.Context(), !alone, map[bool]coordinator.Grant{false: grant(7, 1), true: {Owner: "a"}}[alone])
 		}()
-		eventually(t, func() error {
-			if n := number(t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'`); n == 0 {
-				return errors.New("not publishing")
-			}
-			return nil
-		})
+		<-publishing
 		n, err := r.once(t.Context(), !alone, map[bool]coordinator.Grant{false: grant(8, 2), true: {Owner: "b"}}[alone])
 		replaced := time.Now()
 		select {

@@ -338,7 +338,12 @@ func (op *operation[Tx]) once(ctx context.Context, l *Lease, final error) (*outc
 		}
 		c.events = append(op.events[:len(op.events):len(op.events)], l.events...)
 	}
-	// A commit is not cut short at once with its context: that would only make its outcome unknown.
+	return op.commit(ctx, s, l, c, payload)
+}
+
+// commit writes the outcome and commits, and finds out what has become of that.
+func (op *operation[Tx]) commit(ctx context.Context, s *session[Tx], l *Lease, c *completion, payload []byte) (*outcome, error) {
+	// It is not cut short at once with its context: that would only make its outcome unknown.
 	committing, cancel := outliving(ctx, tidyTime)
 	defer cancel()
 	done := &outcome{result: coordinator.Result{Payload: payload, Failed: c.failed, Token: l.grant.Token}}
@@ -359,7 +364,7 @@ func (op *operation[Tx]) once(ctx context.Context, l *Lease, final error) (*outc
 	if err = explain(err, op.key, l.grant); !errors.Is(err, coordinator.ErrCompleted) && !op.place.taken(err) {
 		return nil, err
 	}
-	e, err = op.lookup(ctx)
+	e, err := op.lookup(ctx)
 	if errors.Is(err, coordinator.ErrNotFound) {
 		return nil, fmt.Errorf("%w: the work has called Complete itself; under Do it returns the result, and Lease.Emit takes events", coordinator.ErrInvalid)
 	}
