@@ -180,9 +180,9 @@ func TestNotBegun(t *testing.T) {
 		lapsed := message(t)
 		for range 3 {
 			verdicts := coordmsg.HandleBatch(t.Context(), c, []coordmsg.Message{
-				{Key: message(t), Run: func(ctx context.Context, _ *coordinator.Lease) error {
+				{Key: message(t), Run: func(context.Context, *coordinator.Lease) error {
 					eventually(t, "the other's lease ends", func() bool {
-						there, err := c.Inspect(ctx, lapsed)
+						there, err := c.Inspect(t.Context(), lapsed)                  // not ctx, whose timeout is over then
 						return err == nil && there.State == coordinator.StateReleased // nobody waits for it to lapse
 					})
 					return nil
