@@ -3,8 +3,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .PHONY: test setup lint tests unit storm chaos mutants test-engines bench bench-quick docs clean
 
-# Every module of go.work, by its directory.
+# Every module of go.work, by its directory, and their packages: named in one go, so that one module's tests run while another's wait.
 MODULES = $(shell go list -m -f '{{.Dir}}' | sed 's|^$(CURDIR)$$|.|; s|^$(CURDIR)/||')
+PACKAGES = $(patsubst ././%,./%,$(patsubst %,./%/...,$(MODULES)))
 LINTERS = bin/staticcheck bin/errcheck bin/go-errorlint
 
 test:
@@ -38,16 +39,15 @@ setup:
 	fi
 
 lint: $(LINTERS)
-	@root=$$PWD; failed=0; \
+	@failed=0; \
 	unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "gofmt -w" $$unformatted; failed=1; fi; \
-	for module in $(MODULES); do \
-		echo "vet, staticcheck, errcheck, go-errorlint: $$module"; cd $$root/$$module; \
-		go vet ./... || failed=1; \
-		$$root/bin/staticcheck ./... || failed=1; \
-		$$root/bin/errcheck -ignoretests -exclude $$root/tools/errcheck.txt ./... || failed=1; \
-		$$root/bin/go-errorlint -test=false -asserts=false ./... || failed=1; \
-	done; exit $$failed
+	packages="$(PACKAGES)"; echo "vet, staticcheck, errcheck, go-errorlint: $$packages"; \
+	go vet $$packages || failed=1; \
+	bin/staticcheck $$packages || failed=1; \
+	bin/errcheck -ignoretests -exclude tools/errcheck.txt $$packages || failed=1; \
+	bin/go-errorlint -test=false -asserts=false $$packages || failed=1; \
+	exit $$failed
 	COORD_REQUIRE_SERVERS=1 go test -count=1 -run '^TestLuacheck$$' .
 
 $(LINTERS) &: tools/go.mod tools/go.sum
@@ -55,14 +55,10 @@ $(LINTERS) &: tools/go.mod tools/go.sum
 	@touch $(LINTERS)
 
 tests:
-	@root=$$PWD; failed=0; \
-	for module in $(MODULES); do \
-		cd $$root/$$module; begin=$$SECONDS; \
-		echo "COORD_REQUIRE_SERVERS=1 go test -count=1 -race ./...   in $$module"; \
-		COORD_REQUIRE_SERVERS=1 go test -count=1 -race -timeout 10m $$(go list ./... | grep -v /internal/model) || failed=1; \
-		echo "took $$((SECONDS - begin)) s"; \
-	done; \
-	cd $$root; echo "go test ./internal/model   which has one goroutine, so that the race detector would only slow it down"; \
+	@failed=0; packages="$(PACKAGES)"; \
+	echo "COORD_REQUIRE_SERVERS=1 go test -count=1 -race $$packages"; \
+	COORD_REQUIRE_SERVERS=1 go test -count=1 -race -timeout 15m $$(go list $$packages | grep -v /internal/model) || failed=1; \
+	echo "go test ./internal/model   which has one goroutine, so that the race detector would only slow it down"; \
 	go test -count=1 ./internal/model || failed=1; \
 	echo "go test -run 'TestAllocations|TestBounds' ./bench ./internal/replaycache   which the race detector would spoil"; \
 	COORD_REQUIRE_SERVERS=1 go test -count=1 -run '^(TestAllocations|TestBounds)$$' ./bench ./internal/replaycache || failed=1; \
