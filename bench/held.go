@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ func (h *holder) claim(ctx context.Context, n int) error {
 	if err := h.rdb.Ping(ctx).Err(); err != nil { // a connection is there
 		return err
 	}
-	h.heap, h.goroutines = heapNow(), settled(ctx)
+	h.heap, h.goroutines = heapNow(), goroutines()
 	const together = 1000
 	for len(h.leases) < n {
 		requests := make([]coordinator.ClaimRequest, min(together, n-len(h.leases)))
@@ -106,12 +107,13 @@ func (h *holder) claim(ctx context.Context, n int) error {
 	return nil
 }
 
-// settled counts goroutines once those of what was measured before have ended.
-func settled(ctx context.Context) float64 {
-	n, since := runtime.NumGoroutine(), time.Now()
-	for begin := since; time.Since(since) < 300*time.Millisecond && time.Since(begin) < 10*time.Second && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
-		if now := runtime.NumGoroutine(); now != n {
-			n, since = now, time.Now()
+// goroutines counts those that have a function of the module on their stacks, which this program's own have not while they wait.
+func goroutines() float64 {
+	stacks := make([]byte, 16<<20)
+	n := 0
+	for stack := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
+		if bytes.Contains(stack, []byte("onceward/coordinator.(")) || bytes.Contains(stack, []byte("onceward/coordinator/internal/")) {
+			n++
 		}
 	}
 	return float64(n)
@@ -140,7 +142,7 @@ func (h *holder) watch(ctx context.Context, l *lab, d time.Duration) (w window, 
 		case <-ctx.Done():
 			return w, context.Cause(ctx)
 		case <-ticker.C:
-			samples = append(samples, float64(runtime.NumGoroutine()))
+			samples = append(samples, goroutines())
 		}
 	}
 	w.took = time.Since(begin)
