@@ -26,6 +26,7 @@ type lane struct {
 	waiting []*ride
 	leaving bool // somebody is about to take those who wait
 	out     int  // pipelines under way
+	last    int  // calls in the latest one
 }
 
 // laneKey says which calls may share: those for one master, apart from those that wait for replicas.
@@ -262,11 +263,12 @@ func (c *Carrier) depart(l *lane) {
 	}
 }
 
-// busy says whether others are about to join, as far as can be told: those who wait, and those who will when they have their answers.
+// busy says whether others are about to join, as far as can be told: those who wait, and those who have just had their answers,
+// or soon will.
 func (s *lanes) busy(l *lane) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(l.waiting) > 1 || l.out > 0
+	return len(l.waiting) > 1 || l.out > 0 || l.last > 1
 }
 
 func (s *lanes) arrived(l *lane) {
@@ -287,7 +289,7 @@ func (s *lanes) take(l *lane) (rides []*ride, more bool) {
 	}
 	l.leaving = more
 	if len(rides) > 0 {
-		l.out++
+		l.out, l.last = l.out+1, len(rides)
 	}
 	now := time.Now()
 	for _, r := range rides {
