@@ -76,8 +76,8 @@ unit:
 		REDIS_SERVER=none COORD_REQUIRE_SERVERS= go test ./... || failed=1; \
 	done; exit $$failed
 
-# The product with something broken, some sixty times, by an overlay: the tree is not touched. It fails unless a test
-# catches each. Four minutes of CPU time; ARGS='-run fence' takes some of them, ARGS=-list shows them.
+# The product with something broken, more than two hundred times, by an overlay: the tree is not touched. It fails unless a test
+# catches each. A quarter of an hour; ARGS='-run fence' takes some of them, ARGS=-list shows them.
 mutants:
 	@go run ./internal/mutants $(ARGS)
 

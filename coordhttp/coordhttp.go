@@ -117,8 +117,10 @@ func (m *middleware) scopeOf(tenant string, r *http.Request) string {
 // sentPath is the path that was asked for: what stands around the middleware, such as http.StripPrefix, may have made another one
 // of it, and the same one of two.
 func sentPath(r *http.Request) string {
-	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
-		return u.EscapedPath()
+	if r.RequestURI != "" { // it came over a connection
+		if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
+			return u.EscapedPath()
+		}
 	}
 	return r.URL.EscapedPath()
 }
