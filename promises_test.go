@@ -307,7 +307,7 @@ func TestSameAnswer(t *testing.T) {
 // A completion keeps its result for the retention, whichever way it takes.
 func TestResultIsKeptForTheRetention(t *testing.T) {
 	onServers(t, func(t *testing.T, rdb redis.UniversalClient) {
-		const lease, grace, kept = 300 * time.Millisecond, 100 * time.Millisecond, 2 * time.Hour
+		const grace, kept = 100 * time.Millisecond, 2 * time.Hour
 		for name, test := range map[string]struct {
 			claim       []ClaimOption
 			resource    string
@@ -315,13 +315,17 @@ func TestResultIsKeptForTheRetention(t *testing.T) {
 			options     []CompleteOption
 			least, most time.Duration
 		}{
-			"within the lease":  {least: kept, most: kept + lease + grace},
+			"within the lease":  {least: kept + 30*time.Second, most: kept + time.Minute + grace},
 			"with a resource":   {resource: "account", least: kept, most: kept},
 			"other retention":   {options: []CompleteOption{RetainFor(3 * time.Hour)}, least: 3 * time.Hour, most: 3 * time.Hour},
 			"shorter retention": {options: []CompleteOption{RetainFor(90 * time.Minute)}, least: 90 * time.Minute, most: 90 * time.Minute},
 			"after the lease":   {lapsed: true, least: kept, most: kept},
 			"with MinToken":     {claim: []ClaimOption{MinToken(Token(time.Now().Add(5 * time.Hour).UnixMicro()))}, least: 5 * time.Hour, most: 6 * time.Hour},
 		} {
+			lease := time.Minute
+			if test.lapsed {
+				lease = 300 * time.Millisecond
+			}
 			c := open(t, rdb, WithLease(lease), WithGrace(grace), WithRetention(kept))
 			key := newKey(t)
 			key.Resource = test.resource

@@ -324,7 +324,8 @@ func TestLeaseThatWasSeenIsNotReplayedOver(t *testing.T) {
 					var told [2]error
 					ask := func(i int) {
 						go func() { _, told[i] = c.Claim(t.Context(), key) }()
-						synctest.Wait() // it is answered, and the reply on its way
+						time.Sleep(2 * longestHold) // it does not wait for the other one any more
+						synctest.Wait()             // it is answered, and the reply on its way
 					}
 					ask(0)
 					if err := elsewhere.Expire(t.Context(), key); err != nil {

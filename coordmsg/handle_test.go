@@ -522,6 +522,28 @@ func TestPanicFreesTheKey(t *testing.T) {
 	})
 }
 
+// A handler whose lease is gone is told at the next renewal.
+func TestHandlerHearsOfItsLostLease(t *testing.T) {
+	everywhere(t, func(t *testing.T, p *place) {
+		c, key := p.coordinator(t, coordinator.WithLease(500*time.Millisecond)), message(t)
+		v := coordmsg.Handle(t.Context(), c, key, func(ctx context.Context, _ *coordinator.Lease) error {
+			if err := c.Expire(t.Context(), key); err != nil {
+				t.Error(err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Second):
+				t.Error("the context does not end")
+			}
+			return context.Cause(ctx)
+		})
+		expect(t, v, coordmsg.Retry, coordmsg.Lost, false, 1)
+		if !errors.Is(v.Err, coordinator.ErrLeaseLost) {
+			t.Errorf("the handler was told %v", v.Err)
+		}
+	})
+}
+
 // A handler that outlives its message's visibility timeout is told, and fenced; the next delivery begins at once.
 func TestVisibilityTimeout(t *testing.T) {
 	everywhere(t, func(t *testing.T, p *place) {

@@ -36,7 +36,7 @@ var msgMutants = []mutant{
 	},
 	{
 		"the work goes on without its lease", "P6", "a handler that has lost its message is not told",
-		in("coordmsg/handle.go", "defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()", ""), msgOnFake("TestVisibilityTimeout"),
+		in("coordmsg/handle.go", "defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()", ""), msgOnFake("TestHandlerHearsOfItsLostLease"),
 	},
 	{
 		"another's message is done", "P4", "a message that was never handled is acknowledged, because another one had its key",
