@@ -175,7 +175,7 @@ func (c *Coordinator) claimed(ctx context.Context, q *claim, k *call) (lease *Le
 		return nil, false, fmt.Errorf("%w: %s was made at %v, results are kept for %v; make a new key if the operation was not done", ErrKeyExpired, label(q.key), q.issuedAt.UTC(), c.retention)
 	case protocol.Ahead:
 		what := "MinToken is more than a day"
-		if r.Number == 5 {
+		if r.Number == 3 {
 			what = "IssuedAt is more than an hour"
 		}
 		return nil, false, fmt.Errorf("%w: %s ahead of the server's clock; mend the clock that it came from", ErrInvalid, what)
@@ -288,8 +288,8 @@ func (c *Coordinator) Resume(ctx context.Context, key Key, g Grant, opts ...Clai
 	if err != nil {
 		return nil, err
 	}
-	if len(q.claimOnly) > 0 {
-		return nil, fmt.Errorf("%w: Resume does not take %s; only a claim does", ErrInvalid, q.claimOnly[0])
+	if q.notResumed != "" {
+		return nil, fmt.Errorf("%w: Resume does not take %s; only a claim does", ErrInvalid, q.notResumed)
 	}
 	l := &Lease{c: c, key: key, names: n, grant: g, head: g.head(), lease: q.lease, grace: q.grace} // enough of one to renew
 	k := l.renewCall(true)

@@ -20,7 +20,13 @@ type request struct {
 	manual      bool
 	again       bool // under an owner that has asked before
 	owner       string
-	claimOnly   []string // options given that make no sense to Resume
+	notResumed  string // an option that makes no sense to Resume
+}
+
+func (r *request) claimOnly(option string) {
+	if r.notResumed == "" {
+		r.notResumed = option
+	}
 }
 
 // ClaimOption configures one claim. Every ClaimOption is a [DoOption] as well.
@@ -51,7 +57,7 @@ func Fingerprint(sum []byte) ClaimOption {
 			return fmt.Errorf("%w: Fingerprint takes 1 to %d bytes, not %d; give it a digest, or leave it out", ErrInvalid, maxFingerprint, len(sum))
 		}
 		r.fingerprint = sum
-		r.claimOnly = append(r.claimOnly, "Fingerprint")
+		r.claimOnly("Fingerprint")
 		return nil
 	})
 }
@@ -74,7 +80,7 @@ func MaxLifetime(d time.Duration) ClaimOption {
 			return err
 		}
 		r.lifetime = d
-		r.claimOnly = append(r.claimOnly, "MaxLifetime")
+		r.claimOnly("MaxLifetime")
 		return nil
 	})
 }
@@ -95,7 +101,7 @@ func WaitUpTo(d time.Duration) ClaimOption {
 			return fmt.Errorf("%w: WaitUpTo takes 0 to %v, not %v", ErrInvalid, longest, d)
 		}
 		r.wait = d
-		r.claimOnly = append(r.claimOnly, "WaitUpTo")
+		r.claimOnly("WaitUpTo")
 		return nil
 	})
 }
@@ -108,7 +114,7 @@ func MinToken(t Token) ClaimOption {
 			return fmt.Errorf("%w: MinToken takes 0 to 2^53-1, not %d", ErrInvalid, t)
 		}
 		r.minToken = t
-		r.claimOnly = append(r.claimOnly, "MinToken")
+		r.claimOnly("MinToken")
 		return nil
 	})
 }
@@ -122,7 +128,7 @@ func IssuedAt(t time.Time) ClaimOption {
 			return fmt.Errorf("%w: IssuedAt takes the time when the key was made, not %v", ErrInvalid, t)
 		}
 		r.issuedAt = t
-		r.claimOnly = append(r.claimOnly, "IssuedAt")
+		r.claimOnly("IssuedAt")
 		return nil
 	})
 }
@@ -132,7 +138,7 @@ func IssuedAt(t time.Time) ClaimOption {
 func QuarantineLapsed() ClaimOption {
 	return claimOption(func(r *request) error {
 		r.quarantine = true
-		r.claimOnly = append(r.claimOnly, "QuarantineLapsed")
+		r.claimOnly("QuarantineLapsed")
 		return nil
 	})
 }
@@ -144,7 +150,7 @@ func Owner(id string) ClaimOption {
 			return fmt.Errorf("%w: Owner takes UnknownError.Owner, 32 lower-case hex digits", ErrInvalid)
 		}
 		r.owner, r.again = id, true
-		r.claimOnly = append(r.claimOnly, "Owner")
+		r.claimOnly("Owner")
 		return nil
 	})
 }

@@ -480,7 +480,7 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 	case model.Claim:
 		k = plain(scripts.Claim, fmt.Appendf(nil, "%s%012d%012d%02d%s", owner, q.Length, q.Lifetime, len(print), print), q.Length+q.Retention)
 		if q.Quarantine || q.Rewrite || q.Floor != 0 || q.Issued != 0 {
-			flags, issued := "", ""
+			window, flags := "", ""
 			if q.Quarantine {
 				flags += "q"
 			}
@@ -488,9 +488,11 @@ func (s *subject) call(o *oracle, op *operation, q *model.Request) *call {
 				flags += "w"
 			}
 			if q.Issued != 0 {
-				issued = strconv.FormatInt(q.Issued, 10)
+				window = fmt.Sprintf("%013d%013d", q.Issued-3_600_000, q.Issued+q.Retention)
 			}
-			k.Args = append(k.Args, flags, q.Floor, issued)
+			if k.Args = append(k.Args, window); flags != "" || q.Floor != 0 {
+				k.Args = append(k.Args, flags, q.Floor)
+			}
 		}
 	case model.Renew:
 		k = plain(scripts.Renew, head, q.Length, q.Retention, "1")

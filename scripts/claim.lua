@@ -7,9 +7,9 @@
 --   45  12  lifetime: from now to the maximum end, ms
 --   57      fingerprint: 2 digits of length, then its bytes
 -- ARGV[2]  how long the record stays, ms: the length, and the retention by which it outlives the lease
--- ARGV[3]  optional, flags: q a lapsed lease is answered UNCERTAIN, w an answer that rests on the record writes it again for WAIT
--- ARGV[4]  optional, token that the grant's must exceed; 0 none
--- ARGV[5]  optional, when the client made the key, ms since 1970; empty: not known
+-- ARGV[3]  optional, from when on the key may be claimed, and until when if nothing is known of it, by when the client made it: ms since 1970, 13 digits each; empty: always
+-- ARGV[4]  optional, flags: q a lapsed lease is answered UNCERTAIN, w an answer that rests on the record writes it again for WAIT
+-- ARGV[5]  optional, token that the grant's must exceed; 0 none
 -- Replies: the record alone: in progress, granted just now (now is its end less its length); or finished, as FINISHED
 --   {OK, record, now, 1 or 0} granted, 1 by taking a lapsed lease over; or granted before to this owner · {OVER} this owner's grant has ended: draw a new one
 --   {MISMATCH}, also where a record alone has another fingerprint, which the client sees · {FINISHED, record} · {IN_PROGRESS, header, now} · {BLOCKED, fence header, now, attempt} another key holds the resource
@@ -20,18 +20,20 @@
 -- Nothing there, no resource, no options: most claims, and they do not pay for what the others need. The key
 -- stays for 10 s at least, so that keep() has nothing to add to a token that is the clock's. Numbers are put
 -- together as text, which has them whole, since formatting them costs as much as one more command.
-local name, asked, ttl, flags = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local name, asked, ttl, window, flags = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local rec = redis.pcall('GET', name)
 if not rec and not flags and not KEYS[2] and #ttl > 4 then
   local sub, time = string.sub, redis.call('TIME')
   local secs, micros = time[1], sub('00000' .. time[2], -6)
   if #secs == 10 and secs < '9007199254' then -- from 2001 on, and the token below 2^53
     local now = secs .. sub(micros, 1, 3)
-    local length = sub(asked, 33, 44)
-    rec = '1p' .. sub(asked, 1, 32) .. secs .. micros .. '000000001' .. sub(asked, 57, 58)
-      .. now + tonumber(length) .. length .. now + tonumber(sub(asked, 45, 56)) .. sub(asked, 59)
-    redis.call('SET', name, rec, 'PX', ttl)
-    return rec
+    if not window or now >= sub(window, 1, 13) and now <= sub(window, 14) then
+      local length = sub(asked, 33, 44)
+      rec = '1p' .. sub(asked, 1, 32) .. secs .. micros .. '000000001' .. sub(asked, 57, 58)
+        .. now + tonumber(length) .. length .. now + tonumber(sub(asked, 45, 56)) .. sub(asked, 59)
+      redis.call('SET', name, rec, 'PX', ttl)
+      return rec
+    end
   end
 end
 
@@ -111,22 +113,19 @@ if fence and sub(fence, 2, 2) == 'p' and sub(fence, 3, 34) ~= owner then
 end
 
 local last = math.max(token_of(rec), token_of(fence))
-local length = num(asked, 33, 44)
-if flags ~= '' or ARGV[4] then
-  local floor, issued = tonumber(ARGV[4] or 0), tonumber(ARGV[5] or '')
-  if floor > now * 1000 + 86400000000 then return {AHEAD, 4} end
-  if issued then
-    if issued - now > 3600000 then return {AHEAD, 5} end
-    -- The tombstone of a give back is no answer to whether the key has run.
-    local unknown = not rec or state == 'r' and num(rec, 87, 99) == 1
-    if unknown and issued + ttl - length < now then return {KEY_EXPIRED} end
-  end
-  last = math.max(last, floor)
+local floor = tonumber(ARGV[5] or 0)
+if floor > now * 1000 + 86400000000 then return {AHEAD, 5} end
+if window and window ~= '' then
+  if now < num(window, 1, 13) then return {AHEAD, 3} end
+  -- The tombstone of a give back is no answer to whether the key has run.
+  local unknown = not rec or state == 'r' and num(rec, 87, 99) == 1
+  if unknown and now > num(window, 14, 26) then return {KEY_EXPIRED} end
 end
+last = math.max(last, floor)
 local token = mint(time, last)
 if token >= 9007199254740992 then return {SPENT} end
 
-local lease = format('%013.0f%s%013.0f', now + length, sub(asked, 33, 44), now + num(asked, 45, 56))
+local lease = format('%013.0f%s%013.0f', now + num(asked, 33, 44), sub(asked, 33, 44), now + num(asked, 45, 56))
 local head = format('1p%s%016.0f', owner, token)
 ttl = keep(ttl, token, now)
 rec = head .. mark .. format('%08.0f', attempt) .. sub(print, 1, 2) .. lease .. sub(print, 3) .. checkpoint

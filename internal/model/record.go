@@ -150,7 +150,7 @@ type Reply struct {
 	Record  Record // the record, or what stands in the way
 	Now     int64
 	Attempt int32 // behind Blocked
-	Which   int   // behind Ahead: 4 the token, 5 the time of issue
+	Which   int   // behind Ahead: 5 the token, 3 the time of issue
 }
 
 // Server holds some keys, which share one resource or have none.

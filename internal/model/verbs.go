@@ -64,11 +64,11 @@ func (p *Protocol) Claim(s Slot, now int64, q *Request) (Slot, Reply) {
 		return s, Reply{Code: Blocked, Record: f.Record, Now: ms, Attempt: r.Attempt}
 	}
 	if q.Floor > ms*p.PerMilli+p.FarAhead {
-		return s, Reply{Code: Ahead, Which: 4}
+		return s, Reply{Code: Ahead, Which: 5}
 	}
 	if q.Issued != 0 {
 		if q.Issued-ms > p.Early {
-			return s, Reply{Code: Ahead, Which: 5}
+			return s, Reply{Code: Ahead, Which: 3}
 		}
 		back := r.State == Released && r.Max == GivenBack && !p.Without.GivenBack
 		if (!r.there() || back) && q.Issued+q.Retention < ms {

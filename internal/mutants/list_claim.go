@@ -24,7 +24,7 @@ var claimMutants = []mutant{
 	{
 		"token by the client's clock", "P2", "the clock of whoever claims is the token, and clients' clocks are apart",
 		both(
-			in("internal/protocol/request.go", "if a.Quarantine || a.Replicated ||", "if a.MinToken = max(a.MinToken, time.Now().UnixMicro()); a.Quarantine || a.Replicated ||"),
+			in("internal/protocol/request.go", "flagged := a.Quarantine ||", "a.MinToken = max(a.MinToken, time.Now().UnixMicro())\nflagged := a.Quarantine ||"),
 			script("claim", "local token = mint(time, last)", "local token = last + 1"),
 		), root("^TestTokensAreOfTheServersClock$"),
 	},
@@ -63,5 +63,17 @@ var claimMutants = []mutant{
 	{
 		"replay is cut at a NUL", "P4", "%s in a real server's Lua ends at the first zero byte",
 		script("claim", "state == 102) then return rec end", "state == 102) then return string.format('%s', rec) end"), root("^TestSameAnswer$/^redis$"),
+	},
+	{
+		"key older than what is remembered, where nothing is there", "P8", "a retry that comes days later runs the operation again",
+		script("claim", " and now <= sub(window, 14) then", " then"), onFake("TestBadInputChangesNothing"),
+	},
+	{
+		"key older than what is remembered, behind a give back", "P8", "a tombstone that says nothing of the key is taken for a run",
+		script("claim", "if unknown and now > num(window, 14, 26) then", "if not rec and now > num(window, 14, 26) then"), onFake("TestOldKeyIsRefusedAfterAGiveBack"),
+	},
+	{
+		"key of the future", "P8", "a client whose clock is ahead makes keys that never become too old",
+		script("claim", "not window or now >= sub(window, 1, 13) and", "not window or"), onFake("TestBadInputChangesNothing"),
 	},
 }

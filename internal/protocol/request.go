@@ -38,21 +38,34 @@ func Claim(n keyname.Names, a ClaimArgs) Request {
 	asked = padded(append(asked, a.Owner...), a.Length.Milliseconds(), 12)
 	asked = padded(asked, a.Lifetime.Milliseconds(), 12)
 	asked = append(padded(asked, int64(len(a.Fingerprint)), 2), a.Fingerprint...)
-	args := []any{asked, millis(a.Length + a.Retention)}
-	if a.Quarantine || a.Replicated || a.MinToken > 0 || !a.IssuedAt.IsZero() {
-		flags, issued := "", ""
+	args := append(make([]any, 0, 5), asked, millis(a.Length+a.Retention))
+	flagged := a.Quarantine || a.Replicated || a.MinToken > 0
+	if flagged || !a.IssuedAt.IsZero() {
+		args = append(args, window(a.IssuedAt, a.Retention))
+	}
+	if flagged {
+		flags := ""
 		if a.Quarantine {
 			flags = "q"
 		}
 		if a.Replicated {
 			flags += "w"
 		}
-		if !a.IssuedAt.IsZero() {
-			issued = fmt.Sprint(a.IssuedAt.UnixMilli())
-		}
-		args = append(args, flags, a.MinToken, issued)
+		args = append(args, flags, a.MinToken)
 	}
 	return Request{Script: scripts.Claim, Keys: n.Keys(), Args: args, Durable: true}
+}
+
+// window is when a key may be claimed that was made at issued: from an hour before that on, for clients whose clocks are ahead, and
+// until a retention after it.
+func window(issued time.Time, retention time.Duration) []byte {
+	if issued.IsZero() {
+		return nil
+	}
+	const early, last = int64(time.Hour / time.Millisecond), 9_999_999_999_999 // which is in 2286
+	ms := issued.UnixMilli()
+	w := padded(make([]byte, 0, 26), min(max(ms-early, 0), last), 13)
+	return padded(w, min(ms+retention.Milliseconds(), last), 13)
 }
 
 // Head is the beginning of a record in progress under a grant, which holder verbs compare as one piece.
