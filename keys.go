@@ -1,9 +1,9 @@
 package coordinator
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/onceward/coordinator/internal/keyname"
@@ -38,7 +38,11 @@ func (k Key) Validate() error {
 // JoinScope builds a scope from parts, such as tenant, method and route. It is injective: different
 // lists of parts give different scopes, whatever bytes the parts hold.
 func JoinScope(parts ...string) string {
-	var joined []byte
+	size := len(parts)
+	for _, part := range parts {
+		size += len(part)
+	}
+	joined := make([]byte, 0, size) // and what is escaped
 	for i, part := range parts {
 		if i > 0 {
 			joined = append(joined, '/')
@@ -66,15 +70,18 @@ func UUIDv7Time(id string) (time.Time, bool) {
 	if len(id) != 36 || id[8] != '-' || id[13] != '-' || id[18] != '-' || id[23] != '-' {
 		return time.Time{}, false
 	}
-	raw, err := hex.DecodeString(strings.ReplaceAll(id, "-", ""))
-	if err != nil || len(raw) != 16 || raw[6]>>4 != 7 || raw[8]>>6 != 2 {
+	var raw [16]byte
+	at := raw[:0]
+	for _, part := range [5]string{id[:8], id[9:13], id[14:18], id[19:23], id[24:]} {
+		var err error
+		if at, err = hex.AppendDecode(at, []byte(part)); err != nil {
+			return time.Time{}, false
+		}
+	}
+	if raw[6]>>4 != 7 || raw[8]>>6 != 2 {
 		return time.Time{}, false
 	}
-	var ms int64
-	for _, b := range raw[:6] {
-		ms = ms<<8 | int64(b)
-	}
-	return time.UnixMilli(ms).UTC(), true
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(raw[:8]) >> 16)).UTC(), true
 }
 
 func (c *Coordinator) names(k Key) keyname.Names { return c.namer.Names(k.Scope, k.ID, k.Resource) }
