@@ -103,7 +103,7 @@ func (b *Box) Seal(text, bound []byte) []byte {
 		}
 	}
 	if b.ring == nil {
-		return append([]byte{version, form}, text...)
+		return append(append(make([]byte, 0, 2+len(text)), version, form), text...)
 	}
 	form -= 'p' - 'P'
 	head := append([]byte{version, form, byte(len(b.current))}, b.current...)

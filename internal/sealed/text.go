@@ -2,7 +2,6 @@ package sealed
 
 import (
 	"encoding/binary"
-	"maps"
 	"slices"
 )
 
@@ -17,7 +16,13 @@ func AppendText(b []byte, s string) []byte {
 // AppendFields appends names with their values, in one order, so that the same fields have the same bytes.
 func AppendFields(b []byte, fields map[string][]string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(fields)))
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
+	var few [16]string // on the stack
+	names := few[:0]
+	for name := range fields {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
 		b = AppendText(b, name)
 		b = binary.AppendUvarint(b, uint64(len(fields[name])))
 		for _, value := range fields[name] {
