@@ -1,13 +1,13 @@
 package coordhttp
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -164,19 +164,39 @@ func (m *middleware) read(w http.ResponseWriter, r *http.Request) ([]byte, *Prob
 		w.Header().Set("Connection", "close") // rather than to read it all
 		return nil, m.tooLarge()
 	}
-	const trusted = 64 << 10 // of what a client says about its length, before it has sent it
-	body := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), trusted)+bytes.MinRead))
-	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, m.maxBody))
+	body, err := readAll(http.MaxBytesReader(w, r.Body, m.maxBody), r.ContentLength)
 	if over, is := errors.AsType[*http.MaxBytesError](err); is && over != nil {
 		return nil, m.tooLarge()
 	}
-	if err == nil && r.ContentLength >= 0 && int64(body.Len()) != r.ContentLength {
-		err = fmt.Errorf("%d bytes instead of %d", body.Len(), r.ContentLength)
+	if err == nil && r.ContentLength >= 0 && int64(len(body)) != r.ContentLength {
+		err = fmt.Errorf("%d bytes instead of %d", len(body), r.ContentLength)
 	}
 	if err != nil {
 		return nil, &Problem{Kind: KindBodyUnreadable, Err: err, Detail: "The body ended early, or is not as long as it was said to be. Send the whole request again, with the same key. Nothing was run."}
 	}
-	return body.Bytes(), nil
+	return body, nil
+}
+
+// readAll is io.ReadAll for who has been told how much it will be, -1 for not, without more memory than that and a byte to find the
+// end by: most bodies are short. A client's word is trusted up to 64 KiB, before it has sent as much.
+func readAll(r io.Reader, length int64) ([]byte, error) {
+	if length < 0 {
+		length = 512
+	}
+	b := make([]byte, 0, min(length, 64<<10)+1)
+	for {
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == cap(b) {
+			b = slices.Grow(b, cap(b))
+		}
+	}
 }
 
 func (m *middleware) tooLarge() *Problem {
@@ -205,7 +225,7 @@ func (o *operation) run() {
 	if away && o.open && ctx.Err() == nil {
 		o.observe(o.r, OutcomeUnprotected, err)
 		o.w.Header().Set(unprotectedHeader, "true")
-		o.next.ServeHTTP(o.w, o.handlerRequest(ctx))
+		o.next.ServeHTTP(o.w, o.handlerRequest(o.detached(ctx)))
 		return
 	}
 	p := problemOf(err)
@@ -258,38 +278,11 @@ func (o *operation) giveBack(owner string) {
 	_ = o.c.GiveBack(ctx, o.key, owner) // what cannot be given back lapses
 }
 
-type operationKey struct{}
-
-// KeyFrom returns the key of the operation that a handler runs for, to fence its writes with for instance; see [coordinator.Coordinator.Fence].
-// False where a request passed through without a key.
-func KeyFrom(ctx context.Context) (coordinator.Key, bool) {
-	o, there := ctx.Value(operationKey{}).(*operation)
-	if !there {
-		return coordinator.Key{}, false
-	}
-	return o.key, true
-}
-
-// ReleaseKey is for a handler that knows that the operation has not taken place: its answer is not kept, whatever its status, and a
-// retry runs the handler again. It does nothing for a request that passed through.
-func ReleaseKey(ctx context.Context) {
-	if o, there := ctx.Value(operationKey{}).(*operation); there {
-		o.released.Store(true)
-	}
-}
-
-// handlerRequest is the request as the handler gets it.
-func (o *operation) handlerRequest(ctx context.Context) *http.Request {
-	r := o.r.WithContext(context.WithValue(ctx, operationKey{}, o))
-	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.body)), int64(len(o.body))
-	return r
-}
-
 // execute runs the handler under the lease, stores its answer and sends it: in this order, so that nobody has an answer that a
 // retry may not get.
 func (o *operation) execute(lease *coordinator.Lease) {
-	ctx, cancel := o.handlerContext(lease)
-	defer cancel()
+	ctx, end := o.handlerContext(lease)
+	defer end()
 	rec := o.newRecorder(lease.Context())
 	settled := false
 	defer func() {
@@ -371,19 +364,6 @@ func (o *operation) storeLater(lease *coordinator.Lease, a *answer) {
 // mayBeStored says whether another try to store may go better.
 func mayBeStored(err error) bool {
 	return errors.Is(err, coordinator.ErrUnknown) || errors.Is(err, coordinator.ErrUnavailable)
-}
-
-// handlerContext ends with the lease, and with the client's request unless the handler is detached.
-func (o *operation) handlerContext(lease *coordinator.Lease) (context.Context, func()) {
-	if o.detach {
-		return lease.Context(), func() {}
-	}
-	ctx, cancel := context.WithCancelCause(coordinator.ContextWithGrant(o.r.Context(), lease.Grant()))
-	stop := context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })
-	return ctx, func() {
-		stop()
-		cancel(context.Canceled)
-	}
 }
 
 // release frees the key, but for one that is for quarantine, where the lease ended amid the work.

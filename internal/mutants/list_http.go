@@ -81,7 +81,7 @@ var httpMutants = []mutant{
 	},
 	{
 		"work goes on without its lease", "P6", "the handler is not told that another one has taken over",
-		in("coordhttp/coordhttp.go", "stop := context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })", "stop := func() bool { return true }"), web("^TestLeaseIsLost$/^not$"),
+		in("coordhttp/context.go", "unlisten := context.AfterFunc(c.lease, func() { cancel(context.Cause(c.lease)) })", "unlisten := func() bool { return true }"), web("^TestLeaseIsLost$/^not$"),
 	},
 	{
 		"the late one's answer", "P4", "two clients with one key are told two things",
