@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/onceward/coordinator"
@@ -29,7 +30,8 @@ func (l *lab) web(ctx context.Context) ([]figure, error) {
 	}
 	one := newKey().ID
 	always := func() string { return one }
-	contenders := []contender{l.requests(c, freshID), l.claimAndComplete(c), l.requests(nil, freshID)}
+	// What both sides of the subtraction would have, a key and a context that ends, the handler alone has not: it is taken off once.
+	contenders := []contender{l.requests(c, freshID), l.claimAndComplete(c), l.requests(nil, always)}
 	paces, err := l.race(ctx, l.callers, contenders, l.clear)
 	if err != nil {
 		return nil, err
@@ -53,7 +55,8 @@ func (l *lab) web(ctx context.Context) ([]figure, error) {
 	}, details("web", contenders, paces)...), nil
 }
 
-func freshID() string { return newKey().ID }
+// freshID is a key as coordhttp.Transport makes them: one that says when it was made.
+func freshID() string { return uuid.Must(uuid.NewV7()).String() }
 
 // requests sends requests to a handler behind the middleware, or to the handler alone where there is no coordinator.
 func (l *lab) requests(c *coordinator.Coordinator, id func() string) contender {
@@ -76,8 +79,11 @@ func (l *lab) requests(c *coordinator.Coordinator, id func() string) contender {
 		if failed != nil {
 			return failed
 		}
-		ctx, cancel := context.WithCancel(ctx) // as a server's
-		defer cancel()
+		if c != nil {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithCancel(ctx) // as a server's
+			defer cancel()
+		}
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/payments", bytes.NewReader(body))
 		if err != nil {
 			return err
@@ -99,8 +105,7 @@ func (l *lab) claimAndComplete(c *coordinator.Coordinator) contender {
 	return contender{"claim and complete", func(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		key := newKey()
-		key.Scope = coordinator.JoinScope("*", "POST", "/payments")
+		key := coordinator.Key{Scope: coordinator.JoinScope("*", "POST", "/payments"), ID: freshID()}
 		lease, err := c.Claim(ctx, key, coordinator.Fingerprint(sum[:]))
 		if err != nil {
 			return err
