@@ -38,7 +38,7 @@ func (p place) admission(resource string, g coordinator.Grant) *query {
 		INSERT INTO @schema.fences AS f (resource, token, owner, admitted)
 		SELECT $1::bytea, $2::bigint, $3::bytea, pg_current_xact_id() FROM (
 			SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')),
-				(SELECT last_value % 2 = 1 FROM @schema.side) OR current_setting('coordpg.alone', true) = 'on' AS grants
+				pg_sequence_last_value('@schema.side') % 2 = 1 OR current_setting('coordpg.alone', true) = 'on' AS grants
 			OFFSET 0
 		) AS side WHERE side.grants
 		ON CONFLICT (resource) DO UPDATE

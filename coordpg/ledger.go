@@ -46,36 +46,6 @@ func (e *Entry) matches(fingerprint []byte) error {
 	return errBound
 }
 
-// entryColumns are those of an entry that is called e, and row reads them.
-const entryColumns = `e.token, e.attempt, e.failed, e.owner, e.fingerprint, e.payload, e.completed_at, e.expires_at`
-
-// row is an entry on its way from the database; all is null where there is none.
-type row struct {
-	token       *int64
-	attempt     *int
-	failed      *bool
-	owner       []byte
-	fingerprint []byte
-	payload     []byte
-	completed   *time.Time
-	expires     *time.Time
-}
-
-func (r *row) columns() []any {
-	return []any{&r.token, &r.attempt, &r.failed, &r.owner, &r.fingerprint, &r.payload, &r.completed, &r.expires}
-}
-
-func (r *row) entry(key coordinator.Key) *Entry {
-	e := &Entry{
-		Key: key, Attempt: *r.attempt, ExpiresAt: *r.expires, owner: r.owner,
-		Result: coordinator.Result{Payload: r.payload, Failed: *r.failed, Token: coordinator.Token(*r.token), CompletedAt: *r.completed},
-	}
-	if len(r.fingerprint) > 0 {
-		e.Fingerprint = r.fingerprint
-	}
-	return e
-}
-
 // Lookup returns what the ledger has of key; ErrNotFound where it has nothing. It waits for nobody: an operation whose
 // transaction is under way is not found.
 func Lookup(ctx context.Context, db Querier, key coordinator.Key, opts ...Option) (*Entry, error) {
@@ -90,16 +60,23 @@ func Lookup(ctx context.Context, db Querier, key coordinator.Key, opts ...Option
 }
 
 func lookup(ctx context.Context, db Querier, p place, key coordinator.Key) (*Entry, error) {
-	var r row
-	err := db.QueryRow(ctx, p.sql(`SELECT `+entryColumns+` FROM @schema.ledger AS e WHERE e.scope = $1 AND e.id = $2 AND e.resource = $3`),
-		[]byte(key.Scope), []byte(key.ID), []byte(key.Resource)).Scan(r.columns()...)
+	e := &Entry{Key: key}
+	r := &e.Result
+	err := db.QueryRow(ctx, p.sql(`
+		SELECT token, attempt, failed, owner, fingerprint, payload, completed_at, expires_at
+		FROM @schema.ledger WHERE scope = $1 AND id = $2 AND resource = $3`),
+		[]byte(key.Scope), []byte(key.ID), []byte(key.Resource),
+	).Scan((*int64)(&r.Token), &e.Attempt, &r.Failed, &e.owner, &e.Fingerprint, &r.Payload, &r.CompletedAt, &e.ExpiresAt)
 	if errors.Is(err, sql.ErrNoRows) { // pgx's own is that too
 		return nil, fmt.Errorf("%w: the ledger has no outcome", coordinator.ErrNotFound)
 	}
 	if err != nil {
 		return nil, explain(err, key, coordinator.Grant{})
 	}
-	return r.entry(key), nil
+	if len(e.Fingerprint) == 0 {
+		e.Fingerprint = nil
+	}
+	return e, nil
 }
 
 // Recover answers from the ledger before work is run again: call it after a claim whose Attempt is over 1, or after

@@ -412,7 +412,6 @@ func (op *operation[Tx]) idling(l *Lease) time.Duration {
 
 // open begins the transaction. It returns what the ledger has, or nil: the work may begin.
 func (op *operation[Tx]) open(ctx context.Context, l *Lease) (s *session[Tx], e *Entry, err error) {
-	var r row
 	redis, done := true, false // who grants, whether the ledger has the outcome
 	var waited *int64          // µs
 	opened := time.Now()
@@ -422,37 +421,34 @@ func (op *operation[Tx]) open(ctx context.Context, l *Lease) (s *session[Tx], e 
 	switch {
 	case l.redis == nil:
 		first = &query{
-			sql:  op.place.sql(`SELECT o._done, o._token, o._waited_us, ` + openColumns + ` FROM @schema.open_alone($1, $2, $3, $4, $5, $6, $7, $8) AS o`),
+			sql:  op.place.sql(`SELECT _done, _token, _waited_us FROM @schema.open_alone($1, $2, $3, $4, $5, $6, $7, $8)`),
 			args: []any{scope, id, resource, op.domain(), ownerOf(l.grant), runOf(l.grant), idle, min(op.wait, longestIdle).Milliseconds()},
-			row:  append([]any{&done, (*int64)(&l.grant.Token), &waited}, r.columns()...),
+			row:  []any{&done, (*int64)(&l.grant.Token), &waited},
 		}
 	case key.Resource != "":
 		first = &query{
-			sql:  op.place.sql(`SELECT ` + entryColumns + ` FROM @schema.open($1, $2, $3, $4, $5, $6, $7, $8) AS e`),
+			sql:  op.place.sql(`SELECT @schema.open($1, $2, $3, $4, $5, $6, $7, $8)`),
 			args: []any{scope, id, resource, int64(l.grant.Token), ownerOf(l.grant), runOf(l.grant), strconv.FormatInt(idle, 10), op.idle > 0},
-			row:  r.columns(),
+			row:  []any{&done},
 		}
-	default: // the columns of side are worked out in their order: first the lock, then who grants
+	default: // the columns are worked out in their order: first the locks, then who grants
 		first = &query{
-			sql: op.place.sql(`SELECT side.redis, ` + entryColumns + ` FROM (
-				SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')), pg_advisory_xact_lock_shared($6),
-					CASE WHEN $5 OR current_setting('idle_in_transaction_session_timeout') = '0' THEN set_config('idle_in_transaction_session_timeout', $4, true) END,
-					(SELECT last_value % 2 = 1 FROM @schema.side) AS redis
-				OFFSET 0
-			) AS side LEFT JOIN @schema.ledger AS e ON e.scope = $1 AND e.id = $2 AND e.resource = $3`),
+			sql: op.place.sql(`SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')) IS NULL, pg_advisory_xact_lock_shared($6) IS NULL,
+				CASE WHEN $5 OR current_setting('idle_in_transaction_session_timeout') = '0' THEN set_config('idle_in_transaction_session_timeout', $4, true) END IS NULL,
+				pg_sequence_last_value('@schema.side') % 2 = 1,
+				EXISTS (SELECT FROM @schema.ledger WHERE scope = $1 AND id = $2 AND resource = $3)`),
 			args: []any{scope, id, resource, strconv.FormatInt(idle, 10), op.idle > 0, runOf(l.grant)},
-			row:  append([]any{&redis}, r.columns()...),
+			row:  []any{new(bool), new(bool), new(bool), &redis, &done},
 		}
 	}
 	s, err, errBegin := op.begin(ctx, first)
 	if errBegin != nil {
 		return nil, nil, explain(fmt.Errorf("begin: %w", errBegin), key, l.grant)
 	}
-	if l.redis != nil {
-		if errors.Is(err, sql.ErrNoRows) {
-			err = nil
+	if err == nil && redis && done { // hardly ever, so that the first statement does not carry an outcome's columns
+		if e, err = lookup(ctx, s.q, op.place, key); errors.Is(err, coordinator.ErrNotFound) {
+			err = nil // it has just been swept
 		}
-		done = r.token != nil
 	}
 	err = explain(err, key, l.grant)
 	switch {
@@ -460,23 +456,18 @@ func (op *operation[Tx]) open(ctx context.Context, l *Lease) (s *session[Tx], e 
 		err = fmt.Errorf("%w: %w: this database grants alone until Redis is back", coordinator.ErrLeaseLost, errOtherSide)
 	case errors.Is(err, coordinator.ErrStaleToken):
 		err = fmt.Errorf("%w: %w", errBehind, err)
-	case err == nil && !done && l.grant.Token == 0:
+	case err == nil && e == nil && l.grant.Token == 0:
 		err = &coordinator.InProgressError{Key: key}
 	}
 	if err != nil {
 		s.rollback()
 		return nil, nil, err
 	}
-	if done {
-		e = r.entry(key)
-	} else if waited != nil {
+	if waited != nil {
 		l.ends = opened.Add(time.Duration(*waited)*time.Microsecond + min(op.alone(), op.idling(l))*9/10)
 	}
 	return s, e, nil
 }
-
-// openColumns are entryColumns of what open_alone returns.
-const openColumns = `(o._entry).token, (o._entry).attempt, (o._entry).failed, (o._entry).owner, (o._entry).fingerprint, (o._entry).payload, (o._entry).completed_at, (o._entry).expires_at`
 
 // domain is the number of the lock on the key's fence domain. Two domains with one number would keep each other waiting,
 // no more.

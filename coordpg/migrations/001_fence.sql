@@ -16,14 +16,17 @@ BEGIN
         HINT = 'Roll back and stop: this worker has been replaced.';
 END $$;
 
--- The functions that every operation calls are flat: one that calls another costs as much again.
+-- The functions that every operation calls are flat: one that calls another costs as much again. So does a PERFORM or a SELECT
+-- where an expression does: assignments and pg_sequence_last_value take 37 µs where they took 47.
 
 -- Raises the mark of the resource, and keeps its row locked to the end of the transaction, or refuses. It holds on to the side that
 -- grants, as stay does: Redis, but in transactions that this database has granted.
 CREATE FUNCTION @schema.admit(_resource bytea, _token bigint, _owner bytea) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    _void text;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(1869505381, hashtext('@schema'));
-    IF current_setting('coordpg.alone', true) IS DISTINCT FROM 'on' AND (SELECT last_value % 2 = 0 FROM @schema.side) THEN
+    _void := pg_advisory_xact_lock_shared(1869505381, hashtext('@schema'))::text;
+    IF current_setting('coordpg.alone', true) IS DISTINCT FROM 'on' AND pg_sequence_last_value('@schema.side') % 2 = 0 THEN
         PERFORM @schema.stay(true);
     END IF;
     INSERT INTO @schema.fences AS f (resource, token, owner, admitted)

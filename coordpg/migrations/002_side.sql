@@ -13,7 +13,7 @@ CREATE TABLE @schema.standby (
 );
 INSERT INTO @schema.standby DEFAULT VALUES;
 
-CREATE FUNCTION @schema.redis_grants() RETURNS boolean LANGUAGE sql AS $$ SELECT last_value % 2 = 1 FROM @schema.side $$;
+CREATE FUNCTION @schema.redis_grants() RETURNS boolean LANGUAGE sql AS $$ SELECT pg_sequence_last_value('@schema.side') % 2 = 1 $$;
 
 -- Makes sure that the grants of this side count until the transaction ends: a switch waits for it. What is admitted in one that this
 -- database has granted has a grant of this database's.

@@ -27,23 +27,23 @@ CREATE TABLE @schema.outbox (
     payload    bytea       NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
--- The first statement of an operation on a resource: who grants, the fence, then what the ledger has, as all columns or all null.
+-- The first statement of an operation on a resource: who grants, the fence, then whether the ledger has its outcome.
 -- The order matters: who waited at the fence must see what the one before has left. _run is a lock that is held until the transaction
 -- ends, for whoever has to know that it has. _idle is for how many ms the transaction may
 -- stand still between statements, as a paused client must not keep its locks for ever; unless it is _strict, a limit that the session has
 -- by itself stands. Operations without a resource have a statement of their own in session.go, which costs half of this.
 CREATE FUNCTION @schema.open(_scope bytea, _id bytea, _resource bytea, _token bigint, _owner bytea, _run bigint, _idle text, _strict boolean)
-RETURNS SETOF @schema.ledger LANGUAGE plpgsql AS $$
+RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-    _set text;
+    _void text;
 BEGIN
-    _set := pg_advisory_xact_lock_shared(1869505381, hashtext('@schema'))::text; -- as stay does
-    IF (SELECT last_value % 2 = 0 FROM @schema.side) THEN
+    _void := pg_advisory_xact_lock_shared(1869505381, hashtext('@schema'))::text; -- as stay does
+    IF pg_sequence_last_value('@schema.side') % 2 = 0 THEN
         PERFORM @schema.stay(true);
     END IF;
-    _set := pg_advisory_xact_lock_shared(_run)::text;
+    _void := pg_advisory_xact_lock_shared(_run)::text;
     IF _strict OR current_setting('idle_in_transaction_session_timeout') = '0' THEN
-        _set := set_config('idle_in_transaction_session_timeout', _idle, true);
+        _void := set_config('idle_in_transaction_session_timeout', _idle, true);
     END IF;
     INSERT INTO @schema.fences AS f (resource, token, owner, admitted) -- as admit does
     VALUES (_resource, _token, _owner, pg_current_xact_id())
@@ -53,7 +53,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM @schema.admit(_resource, _token, _owner);
     END IF;
-    RETURN QUERY SELECT * FROM @schema.ledger AS e WHERE e.scope = _scope AND e.id = _id AND e.resource = _resource;
+    RETURN EXISTS (SELECT FROM @schema.ledger WHERE scope = _scope AND id = _id AND resource = _resource);
 END $$;
 
 -- A token of this database's: the clock's, as in Redis, and above what the resource has seen.
@@ -66,7 +66,7 @@ $$;
 -- after that.
 CREATE FUNCTION @schema.open_alone(
     _scope bytea, _id bytea, _resource bytea, _domain bigint, _owner bytea, _run bigint, _idle_ms bigint, _wait_ms bigint,
-    OUT _done boolean, OUT _entry @schema.ledger, OUT _token bigint, OUT _waited_us bigint
+    OUT _done boolean, OUT _token bigint, OUT _waited_us bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
     _held  boolean;
@@ -90,8 +90,7 @@ BEGIN
             NULL; -- the setting is rolled back with the block
         END;
     END IF;
-    SELECT * INTO _entry FROM @schema.ledger WHERE scope = _scope AND id = _id AND resource = _resource;
-    _done := FOUND;
+    _done := EXISTS (SELECT FROM @schema.ledger WHERE scope = _scope AND id = _id AND resource = _resource);
     IF _done OR NOT _held THEN
         RETURN;
     END IF;

@@ -57,7 +57,7 @@ var pgMutants = []mutant{
 	},
 	{
 		"pg: the ledger is not asked first", "P4", "work runs again whose outcome is known",
-		in("coordpg/session.go", "done = r.token != nil", "done = false"), pg("^TestDoAsksTheLedgerFirst$"),
+		in("coordpg/session.go", "if err == nil && redis && done {", "if err == nil && redis && done && false {"), pg("^TestDoAsksTheLedgerFirst$"),
 	},
 	{
 		"pg: a fingerprint that is not compared", "P4", "after a loss of Redis another request gets the answer",
@@ -125,11 +125,11 @@ var pgMutants = []mutant{
 	},
 	{
 		"pg: a transaction that does not hold its side", "P1", "the database grants what Redis has granted",
-		in(pgLedger, "_set := pg_advisory_xact_lock_shared(1869505381, hashtext('@schema'))::text;", "_set := '';"), pg("^TestSwitchWaitsForTransactions$"),
+		in(pgLedger, "_void := pg_advisory_xact_lock_shared(1869505381, hashtext('@schema'))::text;", "_void := '';"), pg("^TestSwitchWaitsForTransactions$"),
 	},
 	{
 		"pg: one without a resource does not hold its side", "P1", "the database grants what Redis has granted",
-		in("coordpg/session.go", "SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')),", "SELECT hashtext('@schema'),"), pg("^TestSwitchWaitsForTransactions$"),
+		in("coordpg/session.go", "SELECT pg_advisory_xact_lock_shared(1869505381, hashtext('@schema')) IS NULL,", "SELECT hashtext('@schema') IS NULL,"), pg("^TestSwitchWaitsForTransactions$"),
 	},
 	{
 		"pg: the side is asked before it is held", "P1", "who waited for a switch goes on under the old side",
