@@ -94,24 +94,25 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.problem(w, r, *failed)
 		return
 	}
-	o := &operation{middleware: m, w: w, r: r, body: body, key: coordinator.Key{Scope: m.scopeOf(tenant, r), ID: id}}
+	path := sentPath(r)
+	o := &operation{middleware: m, w: w, r: r, body: body, key: coordinator.Key{Scope: m.scopeOf(tenant, r, path), ID: id}}
 	if m.resource != nil {
 		o.key.Resource = m.resource(r)
 	}
-	o.sum = m.fingerprint(r, body)
+	o.sum = m.fingerprint(r, path, body)
 	o.run()
 }
 
 // scopeOf keeps tenants apart, and operations: by what Scope says, or by the method and the pattern that has matched, the path where
 // none has.
-func (m *middleware) scopeOf(tenant string, r *http.Request) string {
+func (m *middleware) scopeOf(tenant string, r *http.Request, path string) string {
 	switch {
 	case m.scope != nil:
 		return coordinator.JoinScope(tenant, m.scope(r))
 	case r.Pattern != "":
 		return coordinator.JoinScope(tenant, r.Method, r.Pattern)
 	}
-	return coordinator.JoinScope(tenant, r.Method, sentPath(r))
+	return coordinator.JoinScope(tenant, r.Method, path)
 }
 
 // sentPath is the path that was asked for: what stands around the middleware, such as http.StripPrefix, may have made another one

@@ -17,9 +17,9 @@ import (
 )
 
 // fingerprint tells requests apart that came with one key: what was asked for, whoever asks and whenever.
-func (m *middleware) fingerprint(r *http.Request, body []byte) []byte {
+func (m *middleware) fingerprint(r *http.Request, path string, body []byte) []byte {
 	head := make([]byte, 0, 128)
-	head = sealed.AppendText(sealed.AppendText(sealed.AppendText(head, r.Method), sentPath(r)), r.URL.RawQuery)
+	head = sealed.AppendText(sealed.AppendText(sealed.AppendText(head, r.Method), path), r.URL.RawQuery)
 	for _, name := range m.headers {
 		values := r.Header.Values(name)
 		if name == "Host" {

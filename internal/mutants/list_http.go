@@ -9,7 +9,7 @@ func webOnFake(test string) check { return web("^" + test + "$/^miniredis$") }
 var httpMutants = []mutant{
 	{
 		"one scope for all tenants", "P4", "a tenant gets what another one was answered",
-		in("coordhttp/coordhttp.go", "return coordinator.JoinScope(tenant, r.Method, sentPath(r))", `return coordinator.JoinScope("", r.Method, sentPath(r))`), web("^TestKeysDoNotMeet$"),
+		in("coordhttp/coordhttp.go", "return coordinator.JoinScope(tenant, r.Method, path)", `return coordinator.JoinScope("", r.Method, path)`), web("^TestKeysDoNotMeet$"),
 	},
 	{
 		"an empty tenant is one", "P4", "all who are not authenticated share their answers",
@@ -17,7 +17,7 @@ var httpMutants = []mutant{
 	},
 	{
 		"one scope for all routes", "P4", "one key on two routes gets one answer, or none",
-		in("coordhttp/coordhttp.go", "return coordinator.JoinScope(tenant, r.Method, sentPath(r))", "return coordinator.JoinScope(tenant, r.Method)"), web("^TestKeysDoNotMeet$"),
+		in("coordhttp/coordhttp.go", "return coordinator.JoinScope(tenant, r.Method, path)", "return coordinator.JoinScope(tenant, r.Method)"), web("^TestKeysDoNotMeet$"),
 	},
 	{
 		"one scope for all tenants of a route", "P4", "a tenant gets what another one was answered",
@@ -29,7 +29,7 @@ var httpMutants = []mutant{
 	},
 	{
 		"the path as it was rewritten", "P4", "what was asked of one account is answered to another one's request",
-		in("coordhttp/fingerprint.go", "sentPath(r)", "r.URL.EscapedPath()"), web("^TestRewrittenPaths$"),
+		in("coordhttp/coordhttp.go", "path := sentPath(r)", "path := r.URL.EscapedPath()"), web("^TestRewrittenPaths$"),
 	},
 	{
 		"the fingerprint without the body", "P4", "another order gets the first one's answer",
