@@ -3,6 +3,7 @@ package coordhttp
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"sync"
 
@@ -69,6 +70,9 @@ func (o *operation) handlerContext(lease *coordinator.Lease) (_ context.Context,
 	c := &handlerContext{Context: coordinator.ContextWithGrant(o.r.Context(), lease.Grant()), o: o, lease: lease.Context()}
 	return c, c.end
 }
+
+// String names it for who prints it, as contexts do: what is in it is no one's to see, and changes under his hands.
+func (c *handlerContext) String() string { return fmt.Sprint(c.Context, ".WithLease") }
 
 func (c *handlerContext) Done() <-chan struct{} { return c.join().Done() }
 

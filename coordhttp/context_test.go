@@ -3,6 +3,8 @@ package coordhttp
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,6 +77,13 @@ func TestHandlerContext(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestHandlerContextShowsNothing(t *testing.T) {
+	c := &handlerContext{Context: context.Background(), o: &operation{body: []byte("secret")}, lease: context.Background()}
+	if text := fmt.Sprintf("%v %+v %s", c, context.WithValue(c, operationKey{}, 1), c); strings.Contains(text, "secret") || strings.Contains(text, "0x") || !strings.Contains(text, "WithLease") {
+		t.Error(text)
 	}
 }
 
