@@ -472,6 +472,37 @@ func TestDoAsksTheLedgerFirst(t *testing.T) {
 	}
 }
 
+// An outcome that is swept after it was seen, and before it was read, is none: the work runs, as it would a moment later.
+func TestOutcomeThatIsJustSwept(t *testing.T) {
+	for _, resource := range []string{"", "1"} {
+		bank := newBank(t)
+		server, c := newRedis(t)
+		key, runs := newKey(resource), 0
+		pool := newPool(t, bank.Config().ConnString(), func(config *pgxpool.Config) {
+			config.ConnConfig.Tracer = tracer(func(sql string) {
+				if strings.Contains(sql, "SELECT token, attempt") {
+					if _, err := Forget(t.Context(), bank, key); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		})
+		for range 2 {
+			_, replayed, err := Do(t.Context(), c, pool, key, func(context.Context, pgx.Tx, *Lease) (int, error) {
+				runs++
+				return 0, nil
+			})
+			if err != nil || replayed {
+				t.Errorf("resource %q: replayed %v, %v", resource, replayed, err)
+			}
+			server.FlushAll()
+		}
+		if runs != 2 {
+			t.Errorf("resource %q: %d runs", resource, runs)
+		}
+	}
+}
+
 // Who waits for another holder of the resource learns of its outcome before its own work begins.
 func TestWhoWaitsAtTheFenceDoesNotWork(t *testing.T) {
 	pool := newBank(t)

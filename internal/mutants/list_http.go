@@ -84,6 +84,10 @@ var httpMutants = []mutant{
 		in("coordhttp/context.go", "unlisten := context.AfterFunc(c.lease, func() { cancel(context.Cause(c.lease)) })", "unlisten := func() bool { return true }"), web("^TestLeaseIsLost$/^not$"),
 	},
 	{
+		"who asks late is not told of the lease", "P6", "a handler that looks at its context after the loss sees one that goes on",
+		in("coordhttp/context.go", "if c.begun() || c.lease.Err() != nil || c.Context.Err() != nil {", "if c.begun() || c.Context.Err() != nil {"), web("^TestHandlerContextIsAskedLate$"),
+	},
+	{
 		"the late one's answer", "P4", "two clients with one key are told two things",
 		in("coordhttp/coordhttp.go", "if !done && (errors.Is(err, coordinator.ErrLeaseLost) || errors.Is(err, coordinator.ErrStaleToken)) {", "if false {"), web("^TestLeaseIsLost$"),
 	},
