@@ -126,7 +126,7 @@ func TestContractCheckerFindsWrongHeaders(t *testing.T) {
 // pinned are the scripts' hashes. A change here must be meant: servers then cache another script, and a
 // process of the version before runs the old one beside it.
 var pinned = map[string]string{
-	"claim":      "2cb317b1f75e8263ffa19676b64a8579e3b1f6b5",
+	"claim":      "e8981f98e78f5f27b7390fa395885498ebb3410b",
 	"renew":      "949a930c99dcfebb7a5feaa5392304b9938bf387",
 	"checkpoint": "cd42b6012b63ccc01963c207f7fd2d69e91328a0",
 	"complete":   "ec497662ebe3ad5d8fc90a3ccf1f4e4484b640fb",

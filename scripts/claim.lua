@@ -17,7 +17,7 @@
 -- Moves: absent, released, lapsed → in progress.
 -- Repeating: the owner is kept in the record in every state, so a copy finds its own grant (unchanged) or finds it over.
 
--- Nothing there, no resource, no options: most claims, and they do not pay for what the others need. The key
+-- Nothing there, no resource, no options but when the key was made: most claims, and they do not pay for what the others need. The key
 -- stays for 10 s at least, so that keep() has nothing to add to a token that is the clock's. Numbers are put
 -- together as text, which has them whole, since formatting them costs as much as one more command.
 local name, asked, ttl, window, flags = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
